@@ -1,0 +1,83 @@
+"""The speaker's socket: one JSON value a line, both ways (shared by `client` and `daemon`).
+
+A client writes `Sync`, `Watch` or `Show`. `Sync` is answered by `Stored` (or `Failed`) once the desired state is on
+disk; `Watch` by a `Snapshot` and then a `Delta` for each batch of changes, until the client closes; `Show` by `Shown`.
+"""
+
+import msgspec
+
+from bgp.values import Desired, Detail, Observed, Route
+
+DEFAULT_RUN_DIR = "/run/podroute/speaker"
+SOCKET_NAME = "speaker.sock"
+DEFAULT_SOCKET = f"{DEFAULT_RUN_DIR}/{SOCKET_NAME}"
+# A snapshot of 100,000 routes is about 12 MB on one line.
+LINE_LIMIT = 256 * 1024 * 1024
+
+
+class Sync(msgspec.Struct, frozen=True, tag=True):
+    """Make this the desired state."""
+
+    desired: Desired
+
+
+class Watch(msgspec.Struct, frozen=True, tag=True):
+    """Send the whole observed state, then its changes."""
+
+
+class Show(msgspec.Struct, frozen=True, tag=True):
+    """Send everything once."""
+
+
+class Stored(msgspec.Struct, frozen=True, tag=True):
+    """The desired state is stored; this is what is observed now."""
+
+    observed: Observed
+
+
+class Snapshot(msgspec.Struct, frozen=True, tag=True):
+    """The whole observed state."""
+
+    observed: Observed
+
+
+class Delta(msgspec.Struct, frozen=True, tag=True):
+    """What changed: `head` is the observed state without routes, `routes` the changed ones (None: gone)."""
+
+    head: Observed
+    routes: dict[str, Route | None]
+
+
+class Shown(msgspec.Struct, frozen=True, tag=True):
+    """Answer to `Show`."""
+
+    detail: Detail
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """The request was not carried out; nothing changed."""
+
+    message: str
+
+
+Request = Sync | Watch | Show
+Reply = Stored | Snapshot | Delta | Shown | Failed
+
+_encoder = msgspec.json.Encoder()
+_requests: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
+_replies: msgspec.json.Decoder[Reply] = msgspec.json.Decoder(Reply)
+
+
+def line_of(message: Request | Reply) -> bytes:
+    """The message as one line, newline included."""
+    return _encoder.encode(message) + b"\n"
+
+
+def request_of(line: bytes) -> Request:
+    """The request on a line. Raises msgspec.DecodeError or its subclass ValidationError."""
+    return _requests.decode(line)
+
+
+def reply_of(line: bytes) -> Reply:
+    """The reply on a line. Raises msgspec.DecodeError or its subclass ValidationError."""
+    return _replies.decode(line)
