@@ -1,0 +1,111 @@
+"""Every "no" that podroute gives, with what it means and what to do about it.
+
+Conditions, events, metrics, `podroute check` and `podroute explain` use the same words. A speaker's own reasons
+(`bgp.values`) travel beside these as plain strings. Called by plan, operator, agent and inspect.
+"""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why something is, or is not, honoured. The value is what stands in a condition's `reason`."""
+
+    meaning: str
+    remedy: str
+
+    def __new__(cls, value: str, meaning: str, remedy: str = "") -> "Reason":
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.meaning = meaning
+        member.remedy = remedy
+        return member
+
+    ACCEPTED = "Accepted", "the object is honoured"
+    INVALID = "Invalid", "the object does not decode", "correct the named field"
+    DISABLED = "Disabled", "spec.disabled is true: no new blocks are granted", "set spec.disabled to false"
+
+    POOL_OVERLAPS_POOL = (
+        "OverlapsPool",
+        "spec.cidr overlaps an older pool's",
+        "delete this pool and create one with a CIDR that overlaps no other pool's",
+    )
+    POOL_OVERLAPS_NODE = (
+        "OverlapsNodeAddress",
+        "spec.cidr contains the address of a node",
+        "create a pool whose CIDR contains no node address",
+    )
+    POOL_OVERLAPS_SERVICES = (
+        "OverlapsServiceRange",
+        "spec.cidr overlaps the cluster's service range",
+        "create a pool outside the service range",
+    )
+    POOL_EXHAUSTED = (
+        "PoolExhausted",
+        "a node needs a block and the pool has none free",
+        "add a pool, or free blocks by scaling down",
+    )
+    POOL_HAS_BLOCKS = (
+        "BlocksInUse",
+        "the pool is being deleted and its blocks still hold pods",
+        "delete or move the pods that run on the named nodes",
+    )
+    NO_NODE_SELECTED = "NoNodeSelected", "spec.nodeSelector matches no node", "label a node, or change the selector"
+    RESERVATION_OUTSIDE_POOLS = (
+        "OutsidePools",
+        "no pool contains the reserved range, so it reserves nothing",
+        "correct spec.cidrs or create the pool",
+    )
+
+    NODE_WITHOUT_ADDRESS = (
+        "NodeWithoutAddress",
+        "the Node has no InternalIP of the family, so nothing of that family can be announced from it",
+        "start the kubelet with --node-ip for both families",
+    )
+    NODE_ADDRESS_CONFLICT = (
+        "NodeAddressConflict",
+        "another Node has the same InternalIP; the older one keeps it",
+        "give the nodes distinct --node-ip addresses",
+    )
+    NODE_GONE = "NodeGone", "the Node was deleted; its blocks are kept for the grace period", "re-create the Node"
+    BLOCK_CONFLICT = (
+        "BlockConflict",
+        "a node uses a block that belongs to another node",
+        "drain the node that claims it and restart its agent",
+    )
+    BLOCK_CLAIMED = "BlockClaimed", "a node uses a block whose IPBlock is gone; it is created again"
+
+    NO_MATCHING_NODE = "NoMatchingNode", "spec.nodeSelector matches no node", "label a node, or change the selector"
+    ADDRESS_CONFLICT = (
+        "AddressConflict",
+        "an older BGPPeer has the same address for the same node; the older one is served",
+        "delete one of the two, or give them distinct node selectors",
+    )
+    PEER_IS_NODE_ITSELF = "PeerIsNode", "the peer's address is the node's own", "exclude the node with nodeSelector"
+    SECRET_MISSING = (
+        "SecretMissing",
+        "the Secret that passwordSecretRef names does not exist or lacks the key `password`",
+        "create it in podroute-system",
+    )
+    SESSIONS_DOWN = "SessionsDown", "some sessions are not established", "see the sessions' reasons in NodeNetwork"
+    SHUTDOWN = "Shutdown", "spec.shutdown is true: no session is kept", "set spec.shutdown to false"
+    ESTABLISHED = "Established", "all sessions are established"
+
+    NAME_NOT_DEFAULT = "NameNotDefault", "only the object named `default` is read", "rename it to default"
+    MESH_TOO_LARGE = (
+        "MeshTooLarge",
+        "a full mesh of more than 100 nodes is costly",
+        "peer with the ToR routers, or with route reflectors through peerSelector",
+    )
+    NOT_SETTLED = "NotSettled", "nothing is granted until every Ready node's agent has reported", "wait up to 60 s"
+
+    SYNCED = "Synced", "kernel and speaker are as planned"
+    NO_BLOCK = "NoBlock", "the node has no block of a family that a pool offers it", "see the IPPools' conditions"
+    SPEAKER_AWAY = "SpeakerAway", "the speaker does not answer", "see the speaker's log on the node"
+    APPLY_FAILED = "ApplyFailed", "the kernel refused a change", "see the agent's log on the node"
+    FOREIGN_ROUTE = (
+        "ForeignRoute",
+        "a route that is not ours has the prefix of one of ours and a better metric",
+        "remove it, or give it a metric above 179",
+    )
+    SNAPSHOT_STALE = "SnapshotStale", "the API server is away; the last known state is used"
+    HOSTILE = "HostileSurroundings", "a setting of the node works against pod traffic", "see `podroute check`"
