@@ -44,11 +44,11 @@ class Neighbour(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One BGP session, and what is said and believed on it.
 
     `name` is the caller's handle (unique, shown in answers). `port` is where an active session connects to; a passive
-    one waits on `Desired.listen`. `hold_time` and `graceful_restart` are seconds (RFC 4271 section 4.2: 0 or at least
+    one waits on `local_address` and `Desired.listen_port`. `hold_time` and `graceful_restart` are seconds (RFC 4271 section 4.2: 0 or at least
     3; RFC 4724: at most 4095, 0 switches graceful restart off). `ttl_security` is the number of hops the peer may be
-    away (RFC 5082), `multihop` the TTL to send with. `accept` lists the prefixes inside which routes may be learned:
-    empty means nothing is learned. `max_prefixes` counts received prefixes of all families; the excess is refused,
-    the session stays.
+    away (RFC 5082; active sessions only), `multihop` the TTL to send with. `accept` lists the prefixes inside which
+    routes may be learned: empty means nothing is learned. `max_prefixes` is how many prefixes of all families may be
+    accepted; the excess is refused, the session stays.
     """
 
     name: str
@@ -92,9 +92,9 @@ class Refusals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Desired(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Everything the speaker is to do. Replaces whatever was desired before.
 
-    `generation` is the caller's mark; `Observed.generation` returns it. `listen` are the node addresses on which
-    passive sessions are awaited (only used if there is a passive neighbour), `listen_port` their port. `on_link` are
-    the networks directly reachable from the node: a next hop elsewhere is refused.
+    `generation` is the caller's mark; `Observed.generation` returns it. `listen_port` is the port on which passive
+    sessions are awaited, each on its own local address; without a passive neighbour nothing listens. `on_link` are the
+    networks directly reachable from the node: a next hop elsewhere is refused.
 
     Draining is a desired state too: leave a neighbour's announcements out and they are withdrawn; leave the
     neighbour out and everything is withdrawn before the session ends.
@@ -102,7 +102,6 @@ class Desired(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     router_id: str
     generation: int = 0
-    listen: tuple[str, ...] = ()
     listen_port: int = 179
     neighbours: tuple[Neighbour, ...] = ()
     refuse: Refusals = Refusals()
@@ -123,10 +122,10 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `since` is when `state` was entered. `reason` and `message` say why it is not established, or (established) are
     empty; `last_reason` keeps what ended it last. `restarts` counts how often it left Established since the speaker
-    started. `received` counts prefixes in Adj-RIB-In, `accepted` those import let in, `refused` the others by reason.
+    started. `hold_time` (seconds) and `families` are what was negotiated. `received` counts prefixes in Adj-RIB-In, `accepted` those import let in, `refused` the others by reason.
     `sent` are the prefixes ExaBGP has reported as sent and not withdrawn on the present session. `settled` are the
     families for which the peer's picture is complete (end-of-RIB seen, or waited for long enough). `keep_until` is
-    set while routes of a lost session are kept (RFC 4724).
+    set while routes of a lost session are kept (RFC 4724 section 4.2).
     """
 
     name: str
@@ -138,6 +137,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     last_reason: SessionReason | None = None
     restarts: int = 0
     hold_time: int = 0
+    families: tuple[Family, ...] = ()
     received: int = 0
     accepted: int = 0
     refused: dict[ImportReason, int] = {}
