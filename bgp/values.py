@@ -44,11 +44,11 @@ class Neighbour(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One BGP session, and what is said and believed on it.
 
     `name` is the caller's handle (unique, shown in answers). `port` is where an active session connects to; a passive
-    one waits on `local_address` and `Desired.listen_port`. `hold_time` and `graceful_restart` are seconds (RFC 4271 section 4.2: 0 or at least
-    3; RFC 4724: at most 4095, 0 switches graceful restart off). `ttl_security` is the number of hops the peer may be
-    away (RFC 5082; active sessions only), `multihop` the TTL to send with. `accept` lists the prefixes inside which
-    routes may be learned: empty means nothing is learned. `max_prefixes` is how many prefixes of all families may be
-    accepted; the excess is refused, the session stays.
+    one waits on `local_address` and `Desired.listen_port`. `hold_time` and `graceful_restart` are seconds (RFC 4271
+    section 4.2: 0 or at least 3; RFC 4724: at most 4095, 0 switches graceful restart off). `ttl_security` is the
+    number of hops the peer may be away (RFC 5082; active sessions only), `multihop` the TTL to send with. `accept`
+    lists the prefixes inside which routes may be learned: empty means nothing is learned. `max_prefixes` is how many
+    prefixes of all families may be accepted; the excess is refused, the session stays.
     """
 
     name: str
@@ -120,12 +120,12 @@ class SessionState(StrEnum):
 class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One neighbour as it is.
 
-    `since` is when `state` was entered. `reason` and `message` say why it is not established, or (established) are
-    empty; `last_reason` keeps what ended it last. `restarts` counts how often it left Established since the speaker
-    started. `hold_time` (seconds) and `families` are what was negotiated. `received` counts prefixes in Adj-RIB-In, `accepted` those import let in, `refused` the others by reason.
-    `sent` are the prefixes ExaBGP has reported as sent and not withdrawn on the present session. `settled` are the
-    families for which the peer's picture is complete (end-of-RIB seen, or waited for long enough). `keep_until` is
-    set while routes of a lost session are kept (RFC 4724 section 4.2).
+    `since` is when `state` was entered. `reason` and `message` say why it is not established; `last_reason` keeps
+    what ended it last. `restarts` counts how often it left Established since the speaker started. `hold_time`
+    (seconds) and `families` are what was negotiated. `received` counts prefixes in Adj-RIB-In, `accepted` those that
+    import let in, `refused` the others by reason. `sent` are the prefixes ExaBGP reported as sent and not withdrawn
+    on the present session. `settled` are the families for which the peer's picture is complete (end-of-RIB seen, or
+    waited for long enough). `keep_until` is set while routes of a lost session are kept (RFC 4724 section 4.2).
     """
 
     name: str
