@@ -1,0 +1,84 @@
+"""What the agent keeps in /run: the last snapshot, addresses at rest, and the marker that it was ready once.
+
+Written atomically and 0600, since a snapshot holds passwords. /run is empty after a boot, as is the kernel.
+"""
+
+import ipaddress
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from controller.api.objects import Address
+from controller.plan.node import Snapshot
+
+
+class RunFolder:
+    """The agent's folder, by default /run/podroute/agent, of mode 0700."""
+
+    def __init__(self, path: Path) -> None:
+        """Creates the folder if need be."""
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    @property
+    def cni_socket(self) -> Path:
+        """Where the CNI plugin asks."""
+        return self.path / "cni.sock"
+
+    @property
+    def node_socket(self) -> Path:
+        """Where `podroute node` asks."""
+        return self.path / "node.sock"
+
+    @property
+    def ready_marker(self) -> Path:
+        """There since the first complete snapshot after boot: the CNI plugin answers STATUS by it while the agent is away."""
+        return self.path / "ready"
+
+    def load_snapshot(self) -> Snapshot:
+        """The last snapshot; an empty one if there is none or it can't be read (an older or damaged file)."""
+        try:
+            return msgspec.json.decode((self.path / "snapshot.json").read_bytes(), type=Snapshot)
+        except (OSError, msgspec.DecodeError):
+            return Snapshot()
+
+    def store_snapshot(self, snapshot: Snapshot) -> None:
+        """Keeps the snapshot for the next start."""
+        write_atomically(self.path / "snapshot.json", msgspec.json.encode(snapshot))
+
+    def load_resting(self) -> dict[Address, float]:
+        """Addresses at rest and until when (CLOCK_MONOTONIC seconds); empty if there is no file."""
+        try:
+            stored = msgspec.json.decode((self.path / "resting.json").read_bytes(), type=dict[str, float])
+            return {ipaddress.ip_address(address): until for address, until in stored.items()}
+        except (OSError, ValueError, msgspec.DecodeError):
+            return {}
+
+    def store_resting(self, resting: Mapping[Address, float]) -> None:
+        """Keeps the rests for the next start."""
+        write_atomically(
+            self.path / "resting.json", msgspec.json.encode({str(a): until for a, until in resting.items()})
+        )
+
+    def mark_ready(self) -> bool:
+        """Writes the marker; False if it was there."""
+        if self.ready_marker.exists():
+            return False
+        write_atomically(self.ready_marker, b"")
+        return True
+
+
+def write_atomically(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Replaces the file whole: a reader sees the old or the new content, also after a crash."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(content)
+        os.rename(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

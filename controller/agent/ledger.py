@@ -1,0 +1,114 @@
+"""Which addresses are taken on this node: by pods, by additions under way, and by rest after use.
+
+The kernel is the database: at start the ledger is filled from the veths' aliases. It belongs to the agent's event loop, and
+nothing else changes it. The choice itself is pure: `controller.plan.addresses`.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from controller.api.nodenetwork import BlockGrant
+from controller.api.objects import Address, family_of
+from controller.kernel.values import PodLink
+from controller.plan.addresses import REST_SECONDS, Choice, NoAddress, Occupied, Refusal, choose, families_of
+
+Key = tuple[str, str]  # container id and interface: the CNI specification's key of an attachment
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """The addresses that a pod was given, one a family, IPv4 first."""
+
+    choices: tuple[Choice, ...]
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """The addresses alone."""
+        return tuple(choice.address for choice in self.choices)
+
+
+class Ledger:
+    """Addresses in use, in flight and at rest. Times are seconds on CLOCK_MONOTONIC, given by the caller."""
+
+    def __init__(self) -> None:
+        """Starts empty: call `adopt` with what the kernel holds before the first `assign`."""
+        self._used: dict[Address, Key] = {}
+        self._by_key: dict[Key, tuple[Address, ...]] = {}
+        self._resting: dict[Address, float] = {}
+        self._last: dict[str, Address] = {}
+        self.yielded = 0
+
+    def adopt(self, pods: Iterable[PodLink], resting: Mapping[Address, float]) -> None:
+        """Takes over what a former agent left: the pods' addresses from their aliases, and those at rest."""
+        for pod in pods:
+            if pod.attachment is not None:
+                self._take((pod.attachment.container_id, pod.attachment.interface), pod.attachment.addresses)
+        self._resting.update((a, until) for a, until in resting.items() if a not in self._used)
+
+    def assign(self, key: Key, blocks: tuple[BlockGrant, ...], now: float) -> Assigned | Refusal:
+        """One address of every family that `blocks` hold, or a refusal and nothing is taken."""
+        if key in self._by_key:
+            raise ValueError(f"{key[0]}/{key[1]} has addresses already")
+        self.forget_rested(now)
+        occupied = Occupied(self._used.keys(), self._resting)
+        choices = []
+        for family in families_of(blocks):
+            of_family = [block for block in blocks if family_of(block.cidr) == family]
+            choice = choose(of_family, occupied, self._last, now)
+            if isinstance(choice, Refusal):
+                return Refusal(choice.reason, f"{family}: {choice.message}")
+            choices.append(choice)
+        if not choices:
+            return Refusal(NoAddress.NO_BLOCK, "the node has no block that serves this pod")
+        for choice in choices:
+            self._last[choice.block] = choice.address
+            self.yielded += choice.yielded
+        self._take(key, tuple(choice.address for choice in choices))
+        return Assigned(tuple(choices))
+
+    def release(self, key: Key, now: float) -> tuple[Address, ...]:
+        """The pod is gone: its addresses rest from `now` on. Returns them; none if the key is unknown."""
+        addresses = self._by_key.pop(key, ())
+        for address in addresses:
+            if self._used.get(address) == key:
+                del self._used[address]
+                self._resting[address] = now + REST_SECONDS
+        return addresses
+
+    def withdraw(self, key: Key) -> None:
+        """The addition failed before any packet was sent: its addresses are free at once."""
+        for address in self._by_key.pop(key, ()):
+            if self._used.get(address) == key:
+                del self._used[address]
+
+    def forget_rested(self, now: float) -> int:
+        """Drops rests that are over; returns how many."""
+        over = [address for address, until in self._resting.items() if until <= now]
+        for address in over:
+            del self._resting[address]
+        return len(over)
+
+    def is_known(self, key: Key) -> bool:
+        """Whether the attachment has addresses."""
+        return key in self._by_key
+
+    @property
+    def used(self) -> Mapping[Address, Key]:
+        """Addresses of pods and of additions in flight, and whose they are."""
+        return self._used
+
+    @property
+    def resting(self) -> Mapping[Address, float]:
+        """Addresses at rest, and until when."""
+        return self._resting
+
+    @property
+    def occupied(self) -> frozenset[Address]:
+        """All that can't be given to a pod without need."""
+        return frozenset(self._used) | frozenset(self._resting)
+
+    def _take(self, key: Key, addresses: tuple[Address, ...]) -> None:
+        self._by_key[key] = addresses
+        for address in addresses:
+            self._used[address] = key
+            self._resting.pop(address, None)

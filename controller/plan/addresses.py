@@ -1,0 +1,142 @@
+"""Which address a pod gets: a choice in the node's own blocks, and which blocks are empty.
+
+Pure. The agent (`controller.agent.ledger`) keeps what is used and asks here; nothing in it asks the API server.
+"""
+
+import ipaddress
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from enum import StrEnum
+
+from controller.api.nodenetwork import BlockGrant
+from controller.api.objects import Address, Family, Network, family_of
+
+# Seconds that an address rests after its pod is gone, before another pod gets it: what still comes for the old pod
+# (half-open connections, caches) then finds nobody.
+REST_SECONDS = 30.0
+
+
+class NoAddress(StrEnum):
+    """Why a pod gets no address now."""
+
+    NO_POOL = "NoPool"  # no pool serves the pod's namespace or the pools that it names
+    NO_BLOCK = "NoBlock"  # a pool serves it, but this node has no block of it
+    EXHAUSTED = "BlocksExhausted"  # every address of the node's blocks is in use or reserved
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """An address for a pod. `yielded`: it had not rested in full, since none other was left."""
+
+    address: Address
+    block: str
+    pool: str
+    yielded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """No address, why, and of which family (None: of any)."""
+
+    reason: NoAddress
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Occupied:
+    """What can't be assigned: addresses of pods and of additions in flight, and those that rest until a time."""
+
+    used: AbstractSet[Address]
+    resting: Mapping[Address, float]
+
+
+def choose(
+    blocks: Sequence[BlockGrant], occupied: Occupied, after: Mapping[str, Address], now: float
+) -> Choice | Refusal:
+    """The next free address in the first block that has one, else the one that has rested longest.
+
+    `blocks` are those of one family that may serve the pod, in order; Releasing ones are passed over. `after` is the
+    last address given out of each block: the search goes on behind it, so that addresses are reused as late as can be.
+    `now` is on the same clock as `occupied.resting`, which holds the times at which a rest ends.
+    """
+    active = [block for block in blocks if block.state == "Active"]
+    if not active:
+        return Refusal(NoAddress.NO_BLOCK, "the node has no active block that serves this pod")
+    for block in active:
+        address = _next_free(block, occupied, after.get(block.cidr), now)
+        if address is not None:
+            return Choice(address, block.cidr, block.pool)
+    tired = _longest_rested(active, occupied)
+    if tired is not None:
+        return tired
+    names = ", ".join(block.cidr for block in active)
+    return Refusal(NoAddress.EXHAUSTED, f"every address of {names} is in use or reserved")
+
+
+def _next_free(block: BlockGrant, occupied: Occupied, after: Address | None, now: float) -> Address | None:
+    network = ipaddress.ip_network(block.cidr)
+    reserved = [ipaddress.ip_network(cidr) for cidr in block.reserved]
+    size = network.num_addresses
+    start = 0 if after is None else int(after) - int(network.network_address) + 1
+    for step in range(size):
+        address = network[(start + step) % size]
+        rests = occupied.resting.get(address, now) > now
+        if address not in occupied.used and not rests and not any(address in r for r in reserved):
+            return address
+    return None
+
+
+def _longest_rested(active: Sequence[BlockGrant], occupied: Occupied) -> Choice | None:
+    networks = [(ipaddress.ip_network(block.cidr), block) for block in active]
+    for address, _ in sorted(occupied.resting.items(), key=lambda item: item[1]):
+        block = next((block for network, block in networks if address in network), None)
+        if block is None or address in occupied.used or is_reserved(address, block):
+            continue
+        return Choice(address, block.cidr, block.pool, yielded=True)
+    return None
+
+
+def is_reserved(address: Address, block: BlockGrant) -> bool:
+    """Whether an IPReservation keeps the address from pods."""
+    return any(address in ipaddress.ip_network(cidr) for cidr in block.reserved)
+
+
+def families_of(blocks: Iterable[BlockGrant]) -> tuple[Family, ...]:
+    """The families that the node was granted, IPv4 first: a pod gets one address of each."""
+    return tuple(sorted({family_of(block.cidr) for block in blocks}))
+
+
+def serving(
+    blocks: Iterable[BlockGrant], eligible: AbstractSet[str] | None, disabled: AbstractSet[str]
+) -> tuple[BlockGrant, ...]:
+    """The blocks of pools that may serve a pod. `eligible` None: every pool that is not kept for namespaces."""
+    return tuple(
+        block
+        for block in sorted(blocks, key=_network_key)
+        if block.pool not in disabled and (eligible is None or block.pool in eligible)
+    )
+
+
+def occupancy(blocks: Iterable[BlockGrant], addresses: Iterable[Address]) -> dict[str, int]:
+    """How many of `addresses` lie in each block, by its CIDR; empty blocks are there with 0."""
+    counts: dict[Network | None, int] = {ipaddress.ip_network(block.cidr): 0 for block in blocks}
+    lengths = {network.prefixlen for network in counts if network is not None}
+    for address in addresses:
+        for length in lengths:
+            network = _around(address, length)
+            if network in counts:
+                counts[network] += 1
+    return {str(network): count for network, count in counts.items()}
+
+
+def _around(address: Address, length: int) -> Network | None:
+    """The network of that prefix length around the address; None if the family has no such length."""
+    if length > address.max_prefixlen:
+        return None
+    return ipaddress.ip_network(f"{address}/{length}", strict=False)
+
+
+def _network_key(block: BlockGrant) -> tuple[int, int]:
+    network = ipaddress.ip_network(block.cidr)
+    return network.version, int(network.network_address)

@@ -1,0 +1,134 @@
+"""What one node is to do, as a function of what it knows: routes, rules, announcements, and blocks to assign from.
+
+`plan_node` is the agent's only decision about the kernel and the speaker; `controller.agent` applies its result and
+`podroute check` compares with it. Learned routes come from the speaker, prefix by prefix: see `controller.plan.learned`.
+"""
+
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from bgp.values import Desired
+from controller.api.clusternetwork import ClusterNetwork, ClusterNetworkSpec
+from controller.api.nodenetwork import BlockClaim, BlockGrant, NodeNetwork
+from controller.api.objects import Address, Network
+from controller.kernel.values import PodLink, Route, RouteKind, Rules, pod_routes
+from controller.plan.addresses import occupancy
+from controller.plan.speaking import Holding, Surroundings, desired_for
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the API server last said, and the blocks that the node holds; kept in /run for when it is away.
+
+    `held` are all blocks that were granted and not yet given back, whether or not `node` still lists them.
+    """
+
+    node: NodeNetwork | None = None
+    cluster: ClusterNetwork | None = None
+    passwords: dict[str, str] = {}
+    held: tuple[BlockGrant, ...] = ()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the node may act: both objects have been seen once."""
+        return self.node is not None and self.cluster is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """What the node itself says: its pods, addresses that are in use or rest, and its networks."""
+
+    pods: tuple[PodLink, ...]
+    occupied: frozenset[Address]
+    surroundings: Surroundings
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlan:
+    """Everything that follows for kernel and speaker. `routes` lack the learned ones."""
+
+    routes: tuple[Route, ...]
+    rules: Rules
+    desired: Desired
+    blocks: tuple[BlockGrant, ...]
+    withdrawn: frozenset[str] = field(default_factory=frozenset)
+    claims: tuple[BlockClaim, ...] = ()
+
+
+def plan_node(snapshot: Snapshot, local: Local) -> NodePlan | None:
+    """The plan, or None as long as the snapshot is not complete: then nothing is written."""
+    node, cluster = snapshot.node, snapshot.cluster
+    if node is None or cluster is None:
+        return None
+    blocks = held_blocks(snapshot.held, node.spec.blocks, ())
+    leaving = leaving_blocks(blocks, local.occupied)
+    holding = Holding(blocks, leaving)
+    return NodePlan(
+        routes=(*_block_routes(blocks), *pod_routes(local.pods)),
+        rules=_rules(cluster.spec),
+        desired=desired_for(node.spec, cluster.spec, snapshot.passwords, holding, local.surroundings),
+        blocks=blocks,
+        withdrawn=leaving,
+        claims=_claims(blocks, node.spec.blocks, local.pods),
+    )
+
+
+def held_blocks(
+    held: Iterable[BlockGrant], granted: Iterable[BlockGrant], given_back: Iterable[str]
+) -> tuple[BlockGrant, ...]:
+    """What the node holds now: the grants, and what it held before and has not given back (`given_back`: UIDs).
+
+    A block that disappears without a release stays: its pods are still there.
+    """
+    now = {block.cidr: block for block in granted}
+    gone = set(given_back)
+    kept = [block for block in held if block.cidr not in now and block.uid not in gone]
+    return tuple(sorted((*kept, *now.values()), key=lambda block: _key(ipaddress.ip_network(block.cidr))))
+
+
+def leaving_blocks(blocks: Iterable[BlockGrant], occupied: Iterable[Address]) -> frozenset[str]:
+    """CIDRs of the blocks that are asked back and empty, addresses at rest included: they are announced no more."""
+    releasing = [block for block in blocks if block.state == "Releasing"]
+    counts = occupancy(releasing, occupied)
+    return frozenset(cidr for cidr, count in counts.items() if count == 0)
+
+
+def released_uids(blocks: Iterable[BlockGrant], withdrawn: Iterable[str], still_sent: Iterable[str]) -> tuple[str, ...]:
+    """UIDs of blocks that may be deleted: withdrawn, and in no session's sent prefixes any more."""
+    gone = set(withdrawn) - set(still_sent)
+    return tuple(block.uid for block in blocks if block.cidr in gone)
+
+
+def _block_routes(blocks: Iterable[BlockGrant]) -> list[Route]:
+    # A packet for an address that no pod has must not follow the default route back to the router that sent it.
+    return [Route(ipaddress.ip_network(block.cidr), RouteKind.UNREACHABLE) for block in blocks]
+
+
+def _rules(cluster: ClusterNetworkSpec) -> Rules:
+    nat = [ipaddress.ip_network(pool.cidr) for pool in cluster.pools if pool.nat_outgoing]
+    routed = [ipaddress.ip_network(pool.cidr) for pool in cluster.pools]
+    routed += [ipaddress.ip_network(address) for address in cluster.node_addresses]
+    routed += [ipaddress.ip_network(cidr) for cidr in cluster.service_ranges]
+    return Rules(nat_outgoing=_distinct(nat), routed=_distinct(routed))
+
+
+def _distinct(networks: Iterable[Network]) -> tuple[Network, ...]:
+    """The networks without those inside others, sorted: an nft set takes no overlaps."""
+    v4 = ipaddress.collapse_addresses(n for n in networks if isinstance(n, ipaddress.IPv4Network))
+    v6 = ipaddress.collapse_addresses(n for n in networks if isinstance(n, ipaddress.IPv6Network))
+    return (*v4, *v6)
+
+
+def _claims(
+    blocks: Iterable[BlockGrant], granted: Iterable[BlockGrant], pods: Iterable[PodLink]
+) -> tuple[BlockClaim, ...]:
+    known = {block.cidr for block in granted}
+    lost = [block for block in blocks if block.cidr not in known]
+    used = occupancy(lost, (a for pod in pods if pod.attachment for a in pod.attachment.addresses))
+    return tuple(BlockClaim(cidr=block.cidr, uid=block.uid, pool=block.pool) for block in lost if used[block.cidr])
+
+
+def _key(network: Network) -> tuple[int, int, int]:
+    return network.version, int(network.network_address), network.prefixlen
