@@ -9,6 +9,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
 
+from controller.api.clusternetwork import ClusterNetworkSpec
 from controller.api.nodenetwork import BlockGrant
 from controller.api.objects import Address, Family, Network, family_of
 
@@ -107,15 +108,36 @@ def families_of(blocks: Iterable[BlockGrant]) -> tuple[Family, ...]:
     return tuple(sorted({family_of(block.cidr) for block in blocks}))
 
 
-def serving(
-    blocks: Iterable[BlockGrant], eligible: AbstractSet[str] | None, disabled: AbstractSet[str]
-) -> tuple[BlockGrant, ...]:
-    """The blocks of pools that may serve a pod. `eligible` None: every pool that is not kept for namespaces."""
-    return tuple(
-        block
-        for block in sorted(blocks, key=_network_key)
-        if block.pool not in disabled and (eligible is None or block.pool in eligible)
-    )
+# Names, separated by commas, of the pools that a pod wants its addresses from. It reaches the plugin through the runtime's
+# capability io.kubernetes.cri.pod-annotations, never through the API server.
+POOLS_ANNOTATION = "podroute.dev/pools"
+
+
+def eligible_pools(cluster: ClusterNetworkSpec, namespace: str, wanted: str = "") -> frozenset[str] | Refusal:
+    """The pools that may serve a pod of `namespace`; `wanted` is the value of its annotation, empty if it has none.
+
+    A namespace that pools select gets those alone, any other namespace the pools without a selector.
+    """
+    own = cluster.namespaces.get(namespace)
+    served = [pool for pool in cluster.pools if (pool.name in own if own is not None else not pool.selected)]
+    names = frozenset(pool.name for pool in served if not pool.disabled)
+    if not wanted:
+        return names or Refusal(NoAddress.NO_POOL, f"no enabled IPPool serves namespace {namespace!r}")
+    asked = frozenset(name.strip() for name in wanted.split(","))
+    if not asked <= names:
+        missing = ", ".join(sorted(asked - names))
+        offered = ", ".join(sorted(names)) or "none"
+        return Refusal(
+            NoAddress.NO_POOL,
+            f"annotation {POOLS_ANNOTATION}={wanted!r}: IPPool {missing} does not serve namespace {namespace!r}; "
+            f"these do: {offered}",
+        )
+    return asked
+
+
+def serving(blocks: Iterable[BlockGrant], eligible: AbstractSet[str]) -> tuple[BlockGrant, ...]:
+    """The blocks of the eligible pools, in order of their addresses."""
+    return tuple(block for block in sorted(blocks, key=_network_key) if block.pool in eligible)
 
 
 def occupancy(blocks: Iterable[BlockGrant], addresses: Iterable[Address]) -> dict[str, int]:

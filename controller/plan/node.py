@@ -62,7 +62,8 @@ def plan_node(snapshot: Snapshot, local: Local) -> NodePlan | None:
     node, cluster = snapshot.node, snapshot.cluster
     if node is None or cluster is None:
         return None
-    blocks = held_blocks(snapshot.held, node.spec.blocks, ())
+    blocks = held_blocks(snapshot.held, node.spec.blocks, local.occupied)
+    blocks = (*blocks, *_unknown_blocks(blocks, cluster.spec, local.pods))
     leaving = leaving_blocks(blocks, local.occupied)
     holding = Holding(blocks, leaving)
     return NodePlan(
@@ -76,16 +77,33 @@ def plan_node(snapshot: Snapshot, local: Local) -> NodePlan | None:
 
 
 def held_blocks(
-    held: Iterable[BlockGrant], granted: Iterable[BlockGrant], given_back: Iterable[str]
+    held: Iterable[BlockGrant], granted: Iterable[BlockGrant], occupied: Iterable[Address]
 ) -> tuple[BlockGrant, ...]:
-    """What the node holds now: the grants, and what it held before and has not given back (`given_back`: UIDs).
+    """What the node holds now: the grants, and what it held before and is not empty.
 
-    A block that disappears without a release stays: its pods are still there.
+    A block that disappears while pods have addresses of it stays, is announced, and is claimed.
     """
     now = {block.cidr: block for block in granted}
-    gone = set(given_back)
-    kept = [block for block in held if block.cidr not in now and block.uid not in gone]
+    lost = [block for block in held if block.cidr not in now]
+    counts = occupancy(lost, occupied)
+    kept = [block for block in lost if counts[block.cidr]]
     return tuple(sorted((*kept, *now.values()), key=lambda block: _key(ipaddress.ip_network(block.cidr))))
+
+
+def _unknown_blocks(
+    blocks: Iterable[BlockGrant], cluster: ClusterNetworkSpec, pods: Iterable[PodLink]
+) -> list[BlockGrant]:
+    """Blocks that pods have addresses of and nobody granted, as far as the node knows: its files were lost."""
+    known = [ipaddress.ip_network(block.cidr) for block in blocks]
+    pools = [(ipaddress.ip_network(pool.cidr), pool) for pool in cluster.pools]
+    found: dict[Network, BlockGrant] = {}
+    for address in (a for pod in pods if pod.attachment for a in pod.attachment.addresses):
+        pool = next((pool for network, pool in pools if address in network), None)
+        if pool is None or any(address in network for network in known):
+            continue
+        network = ipaddress.ip_network(f"{address}/{pool.block_size}", strict=False)
+        found[network] = BlockGrant(cidr=str(network), uid="", pool=pool.name)
+    return list(found.values())
 
 
 def leaving_blocks(blocks: Iterable[BlockGrant], occupied: Iterable[Address]) -> frozenset[str]:

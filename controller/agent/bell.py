@@ -1,0 +1,42 @@
+"""Wakes one task when something changed; many rings before it looks count as one. Used within the agent."""
+
+import asyncio
+
+
+class Bell:
+    """Rung from the agent's event loop by whoever changed something; waited for by one task."""
+
+    def __init__(self) -> None:
+        """Starts silent."""
+        self._event = asyncio.Event()
+
+    def ring(self) -> None:
+        """Wakes the waiting task, or the next wait at once."""
+        self._event.set()
+
+    async def wait(self, seconds: float | None = None) -> bool:
+        """Returns True after a ring, False if none came within `seconds`."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._event.wait()
+        except TimeoutError:
+            return False
+        self._event.clear()
+        return True
+
+
+class Broadcast:
+    """Wakes every task that waits now; used by additions that wait for a block."""
+
+    def __init__(self) -> None:
+        """Starts with nobody waiting."""
+        self._event = asyncio.Event()
+
+    def ring(self) -> None:
+        """Wakes all who wait now."""
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def wait(self) -> None:
+        """Returns at the next ring."""
+        await self._event.wait()
