@@ -90,6 +90,25 @@ class RouteChanges:
         return bool(self.create or self.replace or self.delete)
 
 
+class RouteReason(StrEnum):
+    """Why the kernel does not hold a wanted route."""
+
+    FOREIGN_ROUTE = "ForeignRoute"
+    NEXT_HOP_NOT_ON_LINK = "NextHopNotOnLink"
+    LINK_DOWN = "LinkDown"
+    LINK_MISSING = "LinkMissing"
+    KERNEL_REFUSED = "KernelRefused"
+
+
+@dataclass(frozen=True, slots=True)
+class RouteFailure:
+    """A change to a route that did not come about, with the kernel's own words."""
+
+    route: Route
+    reason: RouteReason
+    detail: str
+
+
 @dataclass(frozen=True, slots=True)
 class Attachment:
     """One pod interface, in the words of the CNI specification: container id and interface name are its key.

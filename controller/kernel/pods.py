@@ -1,0 +1,186 @@
+"""Wiring pods: a veth each, whose host end keeps in its alias whose it is. Reading them back, checking and repairing
+them.
+
+The agent calls these on a worker thread. `wire_pod` and `unwire_pod` serve ADD and DEL; `read_pods` is the database of
+addresses in use; `pod_problems` serves CHECK; `repair_pods` serves the watcher and the full resync, and writes only
+what is wrong.
+"""
+
+import contextlib
+import errno
+import socket
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from controller.kernel import pod_messages as messages
+from controller.kernel.netlink import KernelError, Netlink, in_netns
+from controller.kernel.pod_state import host_repairs, pod_drift, read_host_ends, read_links, read_pod_end
+from controller.kernel.routes import create_routes, read_routes_on, replace_routes
+from controller.kernel.values import (
+    Attachment,
+    Drift,
+    DriftKind,
+    PodLink,
+    RouteFailure,
+    alias_for,
+    host_interface_name,
+    is_our_name,
+    pod_routes,
+    route_changes,
+)
+
+_SYSCTL_IPV6 = Path("/proc/sys/net/ipv6/conf")
+
+
+class InterfaceExists(KernelError):
+    """The pod has an interface of the wanted name already, or the attachment has its veth already."""
+
+
+def wire_pod(netns_fd: int, attachment: Attachment, mtu: int) -> PodLink:
+    """Make the veth of an attachment: afterwards the pod reaches the host and is reached, in every family it has an
+    address of.
+
+    `netns_fd` is the pod's opened network namespace, `mtu` counts bytes. On failure all that was made is removed again.
+    Raises InterfaceExists, another KernelError, or ValueError if the attachment does not fit into an alias.
+    """
+    name = host_interface_name(attachment.container_id, attachment.interface)
+    alias = alias_for(attachment)
+    with Netlink() as netlink:
+        _create_veth(netlink, name, attachment, netns_fd, mtu)
+        try:
+            index = socket.if_nametoindex(name)
+            link = PodLink(name, index, True, mtu, attachment)
+            _carry_out(netlink, [messages.alias_step(index, alias)], name)
+            _wire_host_end(netlink, link)
+            _wire_pod_end(netns_fd, attachment)
+        except BaseException:
+            netlink.send([messages.removal_message(name)])
+            raise
+    return link
+
+
+def unwire_pod(name: str) -> bool:
+    """Remove a veth of ours; False if there is none. The kernel takes some 40 ms: answer the runtime first.
+
+    Raises ValueError for a name that is not ours, KernelError if the kernel refuses.
+    """
+    if not is_our_name(name):
+        raise ValueError(f"interface {name!r} is not ours to remove")
+    with Netlink() as netlink:
+        for refusal in netlink.send([messages.removal_message(name)]):
+            if refusal.number != errno.ENODEV:
+                raise KernelError(name, refusal.number, refusal.detail)
+            return False
+    return True
+
+
+def read_pods() -> list[PodLink]:
+    """All veths of ours, those without a readable alias included. Raises KernelError."""
+    with Netlink() as netlink:
+        return [end.link for end in read_links(netlink)]
+
+
+def pod_problems(netns_fd: int, link: PodLink) -> list[Drift]:
+    """What is wrong on either end of a wired pod; empty if all is right. Changes nothing. Raises KernelError."""
+    attachment = link.attachment
+    if attachment is None:
+        return [Drift(DriftKind.VETH, f"{link.name}: the alias is missing")]
+    with in_netns(netns_fd):
+        inside = Netlink()
+    with inside, Netlink() as netlink:
+        found = pod_drift(read_pod_end(inside, attachment.interface), attachment, link.mtu)
+        ends = [end for end in read_host_ends(netlink) if end.link.name == link.name]
+        if not ends:
+            return [*found, Drift(DriftKind.VETH, f"{link.name} is missing")]
+        found += [drift for drift, _ in host_repairs(ends[0])]
+        return found + _missing_routes(netlink, [link])
+
+
+def repair_pods(names: Collection[str] | None = None) -> list[Drift]:
+    """Bring the host ends of wired pods back to what their aliases say, all or those named. Returns what had to be
+    mended.
+
+    A second call writes nothing. A veth without alias is left alone. Raises KernelError that names what could not be
+    mended.
+    """
+    with Netlink() as netlink:
+        ends = [end for end in read_host_ends(netlink) if names is None or end.link.name in names]
+        mended: list[Drift] = []
+        for end in ends:
+            repairs = host_repairs(end)
+            _carry_out(netlink, [step for _, step in repairs], end.link.name)
+            mended += [drift for drift, _ in repairs]
+        return mended + _restore_routes(netlink, [end.link for end in ends])
+
+
+def _create_veth(netlink: Netlink, name: str, attachment: Attachment, netns_fd: int, mtu: int) -> None:
+    for refusal in netlink.send([messages.veth_message(name, attachment, netns_fd, mtu)]):
+        if refusal.number != errno.EEXIST:
+            raise KernelError(f"veth {name}", refusal.number, refusal.detail)
+        with contextlib.suppress(OSError):
+            socket.if_nametoindex(name)
+            raise InterfaceExists(name, errno.EEXIST, "the attachment has its veth already")
+        raise InterfaceExists(attachment.interface, errno.EEXIST, "the pod has an interface of this name already")
+
+
+def _wire_host_end(netlink: Netlink, link: PodLink) -> None:
+    if link.attachment is None:
+        return
+    # A pod must not become the node's router by advertising itself, whatever the node's default is.
+    _write_sysctl(f"{link.name}/accept_ra", "0")
+    _carry_out(netlink, messages.host_steps(link.ifindex, link.attachment), link.name)
+    _raise_first(create_routes(netlink, pod_routes([link]), {link.name: link.ifindex}))
+
+
+def _wire_pod_end(netns_fd: int, attachment: Attachment) -> None:
+    with in_netns(netns_fd):
+        # A socket stays in the namespace that it was opened in.
+        inside = Netlink()
+        index = socket.if_nametoindex(attachment.interface)
+        if any(address.version == 6 for address in attachment.addresses):
+            _write_sysctl(f"{attachment.interface}/disable_ipv6", "0")
+            _write_sysctl(f"{attachment.interface}/accept_ra", "0")
+    with inside:
+        _carry_out(inside, messages.pod_steps(index, attachment), f"pod interface {attachment.interface}")
+
+
+def _write_sysctl(name: str, value: str) -> None:
+    """Set a per-interface IPv6 setting in the thread's network namespace; a kernel without IPv6 has none to set."""
+    if not _SYSCTL_IPV6.exists():
+        return
+    path = _SYSCTL_IPV6 / name
+    try:
+        path.write_text(value)
+    except OSError as error:
+        raise KernelError(str(path), error.errno or errno.EIO) from error
+
+
+def _carry_out(netlink: Netlink, steps: list[messages.Step], owner: str) -> None:
+    if not steps:
+        return
+    for refusal in netlink.send([message for _, message in steps]):
+        raise KernelError(f"{owner}: {steps[refusal.position][0]}", refusal.number, refusal.detail)
+
+
+def _raise_first(failures: Iterable[RouteFailure]) -> None:
+    for failure in failures:
+        raise KernelError(f"route {failure.route.prefix}", errno.EEXIST, f"{failure.reason}: {failure.detail}")
+
+
+def _missing_routes(netlink: Netlink, links: list[PodLink]) -> list[Drift]:
+    changes = route_changes(pod_routes(links), read_routes_on(netlink))
+    return [
+        Drift(DriftKind.POD_ROUTE, f"route {route.prefix} is missing or wrong")
+        for route in (*changes.create, *changes.replace)
+    ]
+
+
+def _restore_routes(netlink: Netlink, links: list[PodLink]) -> list[Drift]:
+    # Surplus routes are not this module's to judge: blocks and learned routes have the same owner.
+    changes = route_changes(pod_routes(links), read_routes_on(netlink))
+    index_of = {link.name: link.ifindex for link in links}
+    _raise_first(create_routes(netlink, changes.create, index_of) + replace_routes(netlink, changes.replace, index_of))
+    return [
+        Drift(DriftKind.POD_ROUTE, f"route {route.prefix} was missing or wrong")
+        for route in (*changes.create, *changes.replace)
+    ]
