@@ -1,0 +1,202 @@
+"""The CNI operations: what a call does to the ledger and the kernel, and what it answers.
+
+Nothing here asks the API server. `controller.cni.server` calls `handle` for every request; a request whose plugin has gone
+away is cancelled there, and what it had begun is undone here.
+"""
+
+import asyncio
+from typing import Protocol
+
+from controller.agent.ledger import Assigned, Key
+from controller.agent.state import Locks, State
+from controller.api.clusternetwork import ClusterNetworkSpec
+from controller.cni.request import Command, Request
+from controller.cni.result import CniError, ErrorCode, Success
+from controller.kernel.values import (
+    GATEWAY_V4,
+    GATEWAY_V6,
+    Attachment,
+    PodLink,
+    host_interface_name,
+    mac_addresses,
+)
+from controller.plan.addresses import POOLS_ANNOTATION, NoAddress, Refusal, eligible_pools, serving
+
+# How long an addition waits for a block before the runtime is told to try again.
+BLOCK_SECONDS = 20.0
+
+_REMEDIES = {
+    NoAddress.NO_POOL: "create or enable an IPPool that serves the pod (kubectl get ippools)",
+    NoAddress.NO_BLOCK: "see the IPPools' conditions (kubectl get ippools) and whether the operator runs",
+    NoAddress.EXHAUSTED: "wait for the operator to grant a block, or see the IPPools' conditions (kubectl get ippools)",
+}
+
+
+class PodKernel(Protocol):
+    """The effects that an attachment needs; `controller.agent.pods` has the real ones."""
+
+    async def wire(self, netns: int, attachment: Attachment, mtu: int) -> None:
+        """Makes the veth, both ends complete. Undoes what it began if it fails. Raises CniError."""
+
+    def remove_later(self, name: str) -> None:
+        """Has the veth deleted after the reply: the kernel takes 40 ms for it."""
+
+    async def problems(self, netns: int, attachment: Attachment, mtu: int) -> list[str]:
+        """What of the veth is not as `wire` made it."""
+
+    async def links(self) -> list[PodLink]:
+        """All veths of ours."""
+
+
+class Attachments:
+    """Handles CNI requests; owned by the agent's event loop."""
+
+    def __init__(self, state: State, kernel: PodKernel) -> None:
+        """Does nothing yet."""
+        self._state, self._kernel = state, kernel
+        self._locks = Locks()
+
+    async def handle(self, request: Request) -> Success | None:
+        """Carries out the request; a result for ADD, None for the others. Raises CniError."""
+        match request.command:
+            case Command.ADD:
+                async with self._locks.of(_key(request)):
+                    return await self._add(request)
+            case Command.DEL:
+                async with self._locks.of(_key(request)):
+                    self._delete(_key(request))
+            case Command.CHECK:
+                await self._check(request)
+            case Command.GC:
+                await self._collect(request.configuration.valid_attachments or frozenset())
+            case Command.STATUS:
+                self._require_ready()
+            case Command.VERSION:
+                pass
+        return None
+
+    async def _add(self, request: Request) -> Success:
+        key = _key(request)
+        if self._state.ledger.is_known(key):
+            raise CniError(
+                ErrorCode.INTERFACE_EXISTS,
+                f"container {key[0]} has interface {key[1]} already: ADD came twice",
+                "call DEL before ADD",
+            )
+        if request.netns_fd is None:
+            raise CniError(ErrorCode.INVALID_ENVIRONMENT, "CNI_NETNS is missing", "give the path of the namespace")
+        mtu = self._state.mtu
+        assigned = await self._addresses(request, key)
+        attachment = Attachment(key[0], key[1], request.pod.uid, assigned.addresses)
+        try:
+            await self._kernel.wire(request.netns_fd, attachment, mtu)
+        except BaseException:
+            self._state.ledger.withdraw(key)
+            raise
+        self._state.report.ring()
+        return _success(request, attachment, mtu)
+
+    async def _addresses(self, request: Request, key: Key) -> Assigned:
+        """Waits up to 20 s for a block: the operator grants ahead of demand, so that is rare."""
+        state = self._state
+        deadline = state.clock() + BLOCK_SECONDS
+        try:
+            while True:
+                answer = self._try_assign(request, key)
+                if isinstance(answer, Assigned):
+                    return answer
+                left = deadline - state.clock()
+                if left <= 0 or answer.reason is NoAddress.NO_POOL:
+                    raise CniError(ErrorCode.TRY_AGAIN, f"{answer.reason}: {answer.message}", _REMEDIES[answer.reason])
+                await self._wait_for_blocks(left)
+        finally:
+            if state.waiting.pop(key, None) is not None:
+                state.report.ring()
+
+    def _try_assign(self, request: Request, key: Key) -> Assigned | Refusal:
+        state = self._state
+        plan, cluster = state.plan, state.snapshot.cluster
+        if plan is None or cluster is None:
+            return Refusal(NoAddress.NO_BLOCK, f"the agent of node {state.node} knows no blocks yet")
+        pools = _pools(cluster.spec, request)
+        if isinstance(pools, Refusal):
+            return pools
+        granted = {block.cidr for block in state.snapshot.node.spec.blocks} if state.snapshot.node else set()
+        blocks = tuple(block for block in serving(plan.blocks, pools) if block.cidr in granted)
+        answer = state.ledger.assign(key, blocks, state.clock())
+        if isinstance(answer, Refusal) and key not in state.waiting:
+            state.waiting[key] = pools
+            state.report.ring()
+        return answer
+
+    async def _wait_for_blocks(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._state.blocks_changed.wait()
+        except TimeoutError:
+            return
+
+    def _delete(self, key: Key) -> None:
+        """Unknown attachments are deleted, too: DEL must succeed however often it comes."""
+        state = self._state
+        if state.ledger.release(key, state.clock()):
+            state.folder.store_resting(state.ledger.resting)
+            state.report.ring()
+        self._kernel.remove_later(host_interface_name(*key))
+
+    async def _check(self, request: Request) -> None:
+        key = _key(request)
+        name = host_interface_name(*key)
+        links = {link.name: link for link in await self._kernel.links()}
+        attachment = links[name].attachment if name in links else None
+        if attachment is None or request.netns_fd is None:
+            raise CniError(
+                ErrorCode.UNKNOWN_CONTAINER,
+                f"container {key[0]} has no interface {key[1]} of podroute",
+                "call ADD first; after a reboot the runtime makes its pods anew",
+            )
+        problems = await self._kernel.problems(request.netns_fd, attachment, links[name].mtu)
+        if problems:
+            raise CniError(ErrorCode.CHECK_FAILED, "; ".join(problems), "delete the pod: it is made anew")
+
+    async def _collect(self, valid: frozenset[Key]) -> None:
+        """Removes what the runtime no longer lists; an addition under way is in the ledger and has no link yet."""
+        for link in await self._kernel.links():
+            if link.attachment is None:
+                continue
+            key = (link.attachment.container_id, link.attachment.interface)
+            if key not in valid:
+                async with self._locks.of(key):
+                    self._delete(key)
+
+    def _require_ready(self) -> None:
+        if not self._state.is_ready:
+            raise CniError(
+                ErrorCode.NOT_AVAILABLE,
+                f"the agent of node {self._state.node} has no complete picture yet: "
+                "it waits for its NodeNetwork and the ClusterNetwork",
+                "see whether the operator runs, and the agent's log",
+            )
+
+
+def _key(request: Request) -> Key:
+    return request.container_id, request.interface
+
+
+def _pools(cluster: ClusterNetworkSpec, request: Request) -> frozenset[str] | Refusal:
+    wanted = request.configuration.annotations.get(POOLS_ANNOTATION, "")
+    return eligible_pools(cluster, request.pod.namespace, wanted)
+
+
+def _success(request: Request, attachment: Attachment, mtu: int) -> Success:
+    host_mac, pod_mac = mac_addresses(attachment.container_id, attachment.interface)
+    return Success(
+        host_interface=host_interface_name(attachment.container_id, attachment.interface),
+        host_mac=host_mac,
+        interface=attachment.interface,
+        pod_mac=pod_mac,
+        netns=request.netns,
+        mtu=mtu,
+        addresses=attachment.addresses,
+        gateways=(GATEWAY_V4, GATEWAY_V6),
+    )

@@ -1,0 +1,103 @@
+"""What the agent's tasks share: one object, owned by the event loop, and the bells that wake them.
+
+Data runs one way: keeper → `snapshot` → reconciler → `plan` → kernel and speaker → `observed` → reporter. Each task reads what
+the one before it wrote; only `ledger` is written by two, additions and the reconciler, never across an await.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from bgp.values import Observed
+from controller.agent.bell import Bell, Broadcast
+from controller.agent.files import RunFolder
+from controller.agent.ledger import Key, Ledger
+from controller.api.reasons import Reason
+from controller.kernel.values import DriftKind
+from controller.plan.node import NodePlan, Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something that keeps the node from being as planned, for the Synced condition."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(slots=True)
+class State:
+    """Everything the agent knows. `clock` gives CLOCK_MONOTONIC seconds."""
+
+    node: str
+    folder: RunFolder
+    clock: Callable[[], float]
+    snapshot: Snapshot = field(default_factory=Snapshot)
+    plan: NodePlan | None = None
+    ledger: Ledger = field(default_factory=Ledger)
+    observed: Observed = field(default_factory=Observed)
+    speaker_is_there: bool = False
+    api_is_there: bool = False
+    is_ready: bool = False
+    mtu: int = 1500
+    learned_installed: int = 0
+    drift: Counter[DriftKind] = field(default_factory=Counter)
+    troubles: dict[str, Trouble] = field(default_factory=dict)
+    # Additions that wait for a block: which pools could serve them.
+    waiting: dict[Key, frozenset[str]] = field(default_factory=dict)
+    reconcile: Bell = field(default_factory=Bell)
+    report: Bell = field(default_factory=Bell)
+    blocks_changed: Broadcast = field(default_factory=Broadcast)
+
+    def set_trouble(self, about: str, trouble: Trouble | None) -> None:
+        """Notes or clears what is wrong about one thing; wakes the reporter if that changed."""
+        if self.troubles.get(about) == trouble:
+            return
+        if trouble is None:
+            self.troubles.pop(about, None)
+        else:
+            self.troubles[about] = trouble
+        self.report.ring()
+
+
+class Locks:
+    """One lock for each key in use, so that a DEL waits for the ADD of the same container."""
+
+    def __init__(self) -> None:
+        """Holds none."""
+        self._locks: dict[Key, tuple[asyncio.Lock, int]] = {}
+
+    def of(self, key: Key) -> "KeyLock":
+        """The lock of a key, as an asynchronous context manager."""
+        return KeyLock(self._locks, key)
+
+
+class KeyLock:
+    """Created by `Locks.of`; forgets the lock when nobody holds or waits for it."""
+
+    def __init__(self, locks: dict[Key, tuple[asyncio.Lock, int]], key: Key) -> None:
+        """Does not lock yet."""
+        self._locks, self._key = locks, key
+
+    async def __aenter__(self) -> None:
+        """Waits for the key."""
+        lock, users = self._locks.get(self._key, (asyncio.Lock(), 0))
+        self._locks[self._key] = (lock, users + 1)
+        try:
+            await lock.acquire()
+        except BaseException:
+            self._leave()
+            raise
+
+    async def __aexit__(self, *failure: object) -> None:
+        """Frees the key."""
+        self._locks[self._key][0].release()
+        self._leave()
+
+    def _leave(self) -> None:
+        lock, users = self._locks[self._key]
+        if users == 1:
+            del self._locks[self._key]
+        else:
+            self._locks[self._key] = (lock, users - 1)

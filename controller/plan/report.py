@@ -1,0 +1,141 @@
+"""What a node reports in its NodeNetwork's status: counts and states, never lists of routes or pods.
+
+Pure; called by `controller.agent.reporter`, which decides when to write.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+from bgp.values import Observed, Session, SessionState
+from controller.api.nodenetwork import (
+    BlockUsage,
+    NodeNetwork,
+    NodeNetworkStatus,
+    PoolDemand,
+    SessionStatus,
+)
+from controller.api.objects import Address, Condition, with_condition
+from controller.api.reasons import Reason
+from controller.plan.addresses import occupancy
+from controller.plan.node import NodePlan, released_uids
+from controller.plan.speaking import missing_secrets
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the agent saw on its node. `waiting` are the pools that could serve each waiting pod."""
+
+    pods: int
+    occupied: frozenset[Address]
+    observed: Observed
+    learned_installed: int = 0
+    waiting: tuple[frozenset[str], ...] = ()
+    drift: Mapping[str, int] = field(default_factory=dict)
+    troubles: tuple[tuple[Reason, str], ...] = ()
+
+
+def node_status(
+    node: NodeNetwork, plan: NodePlan, passwords: Mapping[str, str], seen: Seen, now: str
+) -> NodeNetworkStatus:
+    """The status to write; `now` (RFC 3339) is used for conditions that change."""
+    sessions = tuple(_session_status(session) for session in seen.observed.sessions)
+    sessions += tuple(
+        SessionStatus(
+            peer=s.peer,
+            address=s.address,
+            state="refused",
+            reason=Reason.SECRET_MISSING,
+            message=f"Secret {s.password_secret} in podroute's namespace: {Reason.SECRET_MISSING.meaning}; "
+            f"{Reason.SECRET_MISSING.remedy}",
+        )
+        for s in missing_secrets(node.spec, passwords)
+    )
+    usage = occupancy(plan.blocks, seen.occupied)
+    up = sum(session.state == SessionState.ESTABLISHED for session in sessions)
+    return NodeNetworkStatus(
+        epoch=node.spec.epoch,
+        observed_generation=node.metadata.generation,
+        pods=seen.pods,
+        sessions=sessions,
+        session_summary=f"{up}/{len(sessions)}",
+        learned_routes=seen.learned_installed,
+        demand=_demand(plan, usage, seen.waiting),
+        usage=tuple(BlockUsage(cidr=cidr, in_use=count) for cidr, count in usage.items()),
+        released=released_uids(plan.blocks, plan.withdrawn, still_sent(seen.observed)),
+        claims=plan.claims,
+        drift=dict(seen.drift),
+        conditions=_conditions(node, seen, now),
+    )
+
+
+def still_sent(observed: Observed) -> frozenset[str]:
+    """Prefixes that some session has sent and not withdrawn."""
+    return frozenset(prefix for session in observed.sessions for prefix in session.sent)
+
+
+def urgent_part(status: NodeNetworkStatus) -> tuple[object, ...]:
+    """What the operator waits for: written at once when it changes."""
+    waiting = tuple((d.pool, d.waiting) for d in status.demand)
+    return status.epoch, status.released, status.claims, status.observed_generation, waiting
+
+
+def notable_part(status: NodeNetworkStatus) -> tuple[object, ...]:
+    """What people wait for: sessions and conditions, without counters; written within a second or so."""
+    sessions = tuple((s.peer, s.address, s.state, s.reason) for s in status.sessions)
+    conditions = tuple((c.type, c.status, c.reason, c.message) for c in status.conditions)
+    return sessions, conditions, status.demand, tuple(status.drift.items())
+
+
+def _session_status(session: Session) -> SessionStatus:
+    reason = session.reason or (session.last_reason if session.state != SessionState.ESTABLISHED else None)
+    return SessionStatus(
+        # The speaker knows sessions by "PEER/ADDRESS"; the address stands beside.
+        peer=session.name.removesuffix(f"/{session.address}"),
+        address=session.address,
+        state=session.state,
+        reason=reason or "",
+        message=session.message[:512],
+        accepted=session.accepted,
+        refused=sum(session.refused.values()),
+        announced=len(session.sent),
+    )
+
+
+def _demand(plan: NodePlan, usage: Mapping[str, int], waiting: Iterable[frozenset[str]]) -> tuple[PoolDemand, ...]:
+    in_use: Counter[str] = Counter()
+    for block in plan.blocks:
+        in_use[block.pool] += usage[block.cidr]
+    waits: Counter[str] = Counter(pool for pools in waiting for pool in pools)
+    names = sorted({*in_use, *waits})
+    return tuple(PoolDemand(pool=name, in_use=in_use[name], waiting=waits[name]) for name in names)
+
+
+def _conditions(node: NodeNetwork, seen: Seen, now: str) -> tuple[Condition, ...]:
+    if seen.troubles:
+        reason = seen.troubles[0][0]
+        message = "; ".join(f"{r}: {m}" if r != reason else m for r, m in seen.troubles)[:2048]
+        synced = _condition("Synced", "False", reason, message)
+    else:
+        synced = _condition("Synced", "True", Reason.SYNCED, "")
+    down = [s for s in seen.observed.sessions if s.state != SessionState.ESTABLISHED]
+    if not seen.observed.sessions:
+        established = None
+    elif down:
+        names = ", ".join(f"{s.name} ({s.reason or s.last_reason or s.state})" for s in down[:5])
+        established = _condition("SessionsEstablished", "False", Reason.SESSIONS_DOWN, names)
+    else:
+        established = _condition("SessionsEstablished", "True", Reason.ESTABLISHED, "")
+    conditions = tuple(c for c in node.status.conditions if c.type not in ("Synced", "SessionsEstablished"))
+    for new in filter(None, (synced, established)):
+        old = tuple(c for c in node.status.conditions if c.type == new.type)
+        stamped = msgspec.structs.replace(new, last_transition_time=now, observed_generation=node.metadata.generation)
+        conditions += with_condition(old, stamped)
+    return conditions
+
+
+def _condition(kind: str, status: Literal["True", "False"], reason: Reason, message: str) -> Condition:
+    return Condition(type=kind, status=status, reason=reason, message=message)

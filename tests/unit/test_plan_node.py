@@ -1,0 +1,224 @@
+"""What a node is to do (`controller.plan.node`, `speaking`, `learned`, `drift`)."""
+
+import ipaddress
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bgp.values import Family
+from bgp.values import Route as Learned
+from controller.api.bgppeer import ExportPolicy, ImportPolicy
+from controller.api.clusternetwork import ClusterNetwork, ClusterNetworkSpec, MeshMember, PoolFlags
+from controller.api.ipblock import NodeReference
+from controller.api.nodenetwork import BlockClaim, BlockGrant, NodeNetwork, NodeNetworkSpec, SessionSpec
+from controller.api.objects import Address, Metadata
+from controller.kernel.values import Attachment, DriftKind, NextHop, PodLink, Route, RouteChanges, RouteKind
+from controller.plan.drift import route_drift
+from controller.plan.learned import kept_while_unsettled, learned_route, route_table
+from controller.plan.node import Local, NodePlan, Snapshot, plan_node, released_uids
+from controller.plan.speaking import Surroundings, missing_secrets
+
+V4 = BlockGrant(cidr="10.244.0.64/26", uid="b4", pool="p4")
+V6 = BlockGrant(cidr="fd00:10:244::40/122", uid="b6", pool="p6")
+OWN = ("10.10.0.12", "fd00:10:10::12")
+CLUSTER = ClusterNetworkSpec(
+    mesh=(
+        MeshMember(node="n0", addresses=("10.10.0.11", "fd00:10:10::11")),
+        MeshMember(node="n1", addresses=OWN),
+        MeshMember(node="n2", addresses=("10.10.0.13",)),
+    ),
+    pools=(
+        PoolFlags(name="p4", cidr="10.244.0.0/16", block_size=26, nat_outgoing=True),
+        PoolFlags(name="p6", cidr="fd00:10:244::/56", block_size=122),
+    ),
+    node_addresses=("10.10.0.11", "10.10.0.12", "10.10.0.13", "fd00:10:10::11"),
+    service_ranges=("10.96.0.0/16", "fd00:10:96::/112"),
+)
+TOR4 = SessionSpec(peer="tor", address="10.10.0.1", asn=65001, local_address=OWN[0], local_asn=64512)
+TOR6 = SessionSpec(peer="tor", address="fd00:10:10::1", asn=65001, local_address=OWN[1], local_asn=64512)
+LINKS = ((ipaddress.ip_network("10.10.0.0/24"), "uplink"), (ipaddress.ip_network("fd00:10:10::/64"), "uplink"))
+
+
+def node(**changes: object) -> NodeNetwork:
+    spec = {
+        "node": NodeReference(name="n1", uid="u1"),
+        "addresses": OWN,
+        "router_id": OWN[0],
+        "blocks": (V4, V6),
+        "sessions": (),
+        "mesh": False,
+    }
+    return NodeNetwork(metadata=Metadata(name="n1"), spec=NodeNetworkSpec(**{**spec, **changes}))
+
+
+def pod(*addresses: str, name: str = "podr0000000000a") -> PodLink:
+    texts = tuple(ipaddress.ip_address(a) for a in addresses)
+    return PodLink(name, 7, True, 1500, Attachment(f"c-{name}", "eth0", "uid", texts))
+
+
+def local(*pods: PodLink, occupied: tuple[str, ...] = ()) -> Local:
+    used: set[Address] = {a for p in pods if p.attachment for a in p.attachment.addresses}
+    used |= {ipaddress.ip_address(a) for a in occupied}
+    return Local(pods, frozenset(used), Surroundings(OWN, ("10.10.0.0/24", "fd00:10:10::/64")))
+
+
+def plan(network: NodeNetwork, here: Local | None = None, **snapshot: object) -> NodePlan:
+    shot = Snapshot(node=network, cluster=ClusterNetwork(metadata=Metadata(name="default"), spec=CLUSTER), **snapshot)
+    result = plan_node(shot, here or local())
+    assert result is not None
+    return result
+
+
+def test_nothing_is_planned_before_both_objects_were_seen() -> None:
+    assert plan_node(Snapshot(), local()) is None
+    assert plan_node(Snapshot(node=node()), local()) is None
+
+
+def test_each_block_is_unreachable_as_a_whole_and_each_pod_address_goes_to_its_veth() -> None:
+    routes = plan(node(), local(pod("10.244.0.70", "fd00:10:244::41"))).routes
+    assert routes == (
+        Route(ipaddress.ip_network(V4.cidr), RouteKind.UNREACHABLE),
+        Route(ipaddress.ip_network(V6.cidr), RouteKind.UNREACHABLE),
+        Route(ipaddress.ip_network("10.244.0.70/32"), RouteKind.UNICAST, (NextHop(None, "podr0000000000a"),)),
+        Route(ipaddress.ip_network("fd00:10:244::41/128"), RouteKind.UNICAST, (NextHop(None, "podr0000000000a"),)),
+    )
+
+
+def test_masquerading_covers_the_pools_that_ask_for_it_and_spares_all_that_is_routed() -> None:
+    rules = plan(node()).rules
+    assert rules.nat_outgoing == (ipaddress.ip_network("10.244.0.0/16"),)
+    assert ipaddress.ip_network("10.96.0.0/16") in rules.routed
+    assert ipaddress.ip_network("fd00:10:244::/56") in rules.routed
+    assert all(any(ipaddress.ip_address(a) in n for n in rules.routed) for a in CLUSTER.node_addresses)
+    assert not any(a != b and a.version == b.version and a.overlaps(b) for a in rules.routed for b in rules.routed)
+
+
+def test_exactly_the_blocks_are_announced_each_on_sessions_of_its_family() -> None:
+    neighbours = plan(node(sessions=(TOR4, TOR6)), local(pod("10.244.0.70"))).desired.neighbours
+    assert [(n.name, [(a.prefix, a.next_hop) for a in n.announcements]) for n in neighbours] == [
+        ("tor/10.10.0.1", [(V4.cidr, OWN[0])]),
+        ("tor/fd00:10:10::1", [(V6.cidr, OWN[1])]),
+    ]
+    assert neighbours[0].accept == ("10.244.0.0/16", "fd00:10:244::/56")
+
+
+def test_export_names_pools_and_attributes_and_local_preference_stays_inside_the_as() -> None:
+    export = ExportPolicy(pools=("p4",), communities=("64512:1",), local_preference=50, med=7, prepend=2)
+    outside = msgspec.structs.replace(TOR4, export=export)
+    inside = msgspec.structs.replace(outside, asn=64512, address="10.10.0.2")
+    other = msgspec.structs.replace(TOR6, export=export)
+    neighbours = plan(node(sessions=(outside, inside, other))).desired.neighbours
+    assert [n.announcements[0].local_preference for n in neighbours[:2]] == [None, 50]
+    assert (neighbours[0].announcements[0].med, neighbours[0].announcements[0].prepend) == (7, 2)
+    assert neighbours[2].announcements == ()
+
+
+def test_import_accepts_the_pools_and_what_the_peer_adds() -> None:
+    session = msgspec.structs.replace(TOR4, import_=ImportPolicy(accept=("192.0.2.0/24",), max_prefixes=5))
+    (neighbour,) = plan(node(sessions=(session,))).desired.neighbours
+    assert neighbour.accept == ("10.244.0.0/16", "fd00:10:244::/56", "192.0.2.0/24")
+    assert neighbour.max_prefixes == 5
+
+
+def test_own_blocks_nodes_and_services_are_never_learned_and_nothing_longer_than_a_block() -> None:
+    refuse = plan(node()).desired.refuse
+    assert refuse.own_blocks == (V4.cidr, V6.cidr)
+    assert refuse.node_ranges[:1] == ("10.10.0.11/32",)
+    assert refuse.service_ranges == CLUSTER.service_ranges
+    assert refuse.max_length == {Family.IPV4: 26, Family.IPV6: 122}
+
+
+def test_in_the_mesh_the_lower_address_waits_and_each_family_has_its_session() -> None:
+    neighbours = plan(node(mesh=True)).desired.neighbours
+    assert [(n.name, n.local_address, n.passive) for n in neighbours] == [
+        ("mesh/n0/10.10.0.11", OWN[0], False),
+        ("mesh/n0/fd00:10:10::11", OWN[1], False),
+        ("mesh/n2/10.10.0.13", OWN[0], True),
+    ]
+
+
+def test_a_session_of_a_peer_object_comes_before_the_mesh_session_to_the_same_address() -> None:
+    session = SessionSpec(peer="direct", address="10.10.0.11", asn=64512, local_address=OWN[0], local_asn=64512)
+    names = [n.name for n in plan(node(mesh=True, sessions=(session,))).desired.neighbours]
+    assert names == ["direct/10.10.0.11", "mesh/n0/fd00:10:10::11", "mesh/n2/10.10.0.13"]
+
+
+def test_a_session_without_its_password_is_left_out_and_named_while_others_are_served() -> None:
+    secret = msgspec.structs.replace(TOR4, password_secret="tor-password")
+    network = node(sessions=(secret, TOR6))
+    assert [n.name for n in plan(network).desired.neighbours] == ["tor/fd00:10:10::1"]
+    assert missing_secrets(network.spec, {}) == (secret,)
+    with_password = plan(network, passwords={"tor-password": "s3cret"}).desired.neighbours
+    assert [n.password for n in with_password] == ["s3cret", ""]
+
+
+@pytest.mark.parametrize(("block", "address"), [(V4, "10.244.0.70"), (V6, "fd00:10:244::41")])
+def test_a_releasing_block_is_announced_until_it_is_empty_and_rested(block: BlockGrant, address: str) -> None:
+    releasing = msgspec.structs.replace(block, state="Releasing")
+    network = node(blocks=(releasing,), sessions=(TOR4, TOR6))
+    in_use = plan(network, local(occupied=(address,)))
+    assert in_use.withdrawn == frozenset()
+    assert block.cidr in {a.prefix for n in in_use.desired.neighbours for a in n.announcements}
+    empty = plan(network)
+    assert empty.withdrawn == {block.cidr}
+    assert not any(n.announcements for n in empty.desired.neighbours)
+    assert released_uids(empty.blocks, empty.withdrawn, [block.cidr]) == ()
+    assert released_uids(empty.blocks, empty.withdrawn, []) == (block.uid,)
+
+
+def test_an_active_block_is_never_released_however_empty() -> None:
+    assert released_uids(plan(node()).blocks, plan(node()).withdrawn, []) == ()
+
+
+def test_a_block_that_vanished_with_pods_in_it_stays_announced_and_is_claimed_until_it_is_empty() -> None:
+    network = node(blocks=(V6,), sessions=(TOR4,))
+    lost = plan(network, local(pod("10.244.0.70")), held=(V4, V6))
+    assert lost.claims == (BlockClaim(cidr=V4.cidr, uid="b4", pool="p4"),)
+    assert [a.prefix for a in lost.desired.neighbours[0].announcements] == [V4.cidr]
+    empty = plan(network, local(), held=(V4, V6))
+    assert empty.claims == ()
+    assert empty.blocks == (V6,)
+
+
+def test_a_pod_in_a_block_that_nobody_remembers_claims_it() -> None:
+    claimed = plan(node(blocks=(V6,)), local(pod("10.244.9.70")))
+    assert claimed.claims == (BlockClaim(cidr="10.244.9.64/26", uid="", pool="p4"),)
+
+
+def test_a_learned_route_goes_by_the_links_its_next_hops_are_on() -> None:
+    route = learned_route("10.244.1.0/26", Learned(("10.10.0.13", "10.10.0.11", "10.99.0.1"), ("a",)), LINKS)
+    assert route is not None
+    assert {(str(h.via), h.dev) for h in route.next_hops} == {("10.10.0.11", "uplink"), ("10.10.0.13", "uplink")}
+    assert learned_route("10.244.1.0/26", Learned(("10.99.0.1",), ("a",)), LINKS) is None
+
+
+def test_own_routes_come_before_learned_ones_of_the_same_prefix() -> None:
+    own = Route(ipaddress.ip_network(V4.cidr), RouteKind.UNREACHABLE)
+    table = route_table([own], {V4.cidr: Learned(("10.10.0.11",), ("a",))}, LINKS)
+    assert list(table.values()) == [own]
+
+
+@given(st.sampled_from(["ipv4", "ipv6"]))
+def test_a_learned_route_is_kept_while_its_family_is_unsettled_and_a_pod_route_never(family: str) -> None:
+    v4 = Route(
+        ipaddress.ip_network("10.244.1.0/26"), RouteKind.UNICAST, (NextHop(ipaddress.ip_address("10.10.0.11"), "u"),)
+    )
+    v6 = Route(
+        ipaddress.ip_network("fd00::/122"), RouteKind.UNICAST, (NextHop(ipaddress.ip_address("fd00:10:10::1"), "u"),)
+    )
+    gone_pod = Route(ipaddress.ip_network("10.244.0.70/32"), RouteKind.UNICAST, (NextHop(None, "podr0000000000a"),))
+    kept = kept_while_unsettled([v4, v6, gone_pod], {family})
+    assert kept == ((v6,) if family == "ipv4" else (v4,))
+
+
+def test_only_what_had_been_applied_or_was_never_ours_counts_as_drift() -> None:
+    block = Route(ipaddress.ip_network(V4.cidr), RouteKind.UNREACHABLE)
+    of_pod = Route(ipaddress.ip_network("10.244.0.70/32"), RouteKind.UNICAST, (NextHop(None, "podr0000000000a"),))
+    new = Route(ipaddress.ip_network("10.244.0.71/32"), RouteKind.UNICAST, (NextHop(None, "podr0000000000b"),))
+    planted = Route(ipaddress.ip_network("192.0.2.0/24"), RouteKind.UNREACHABLE)
+    applied = {block.prefix: block, of_pod.prefix: of_pod}
+    drifts = route_drift(RouteChanges(create=(block, new), replace=(of_pod,), delete=(planted,)), applied)
+    assert [d.kind for d in drifts] == [DriftKind.ROUTE, DriftKind.POD_ROUTE, DriftKind.ROUTE]
+    assert route_drift(RouteChanges(create=(new,)), applied) == []
