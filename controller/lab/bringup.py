@@ -1,0 +1,217 @@
+"""Bringing a lab up: packages, programs, images, wires, control plane, nodes. Called by `Lab.up`.
+
+A second run of a lab that runs changes nothing. A start that fails, or is interrupted, is undone, unless it is asked to be kept.
+"""
+
+import base64
+import json
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+import controller
+from controller.lab import programs as lab_programs
+from controller.lab.controlplane import ControlPlaneFiles, api_server, control_plane_machine, kubeconfig, tokens_csv
+from controller.lab.errors import LabError, Refusal
+from controller.lab.execute import run_checked, wait_until
+from controller.lab.images import ensure_images
+from controller.lab.machine import Machine, MachineSpec, start_machine, wait_for_machine
+from controller.lab.network import NAMESPACES, apply_batches, batches_for, create_namespaces, routes_for_reference
+from controller.lab.node import import_images, kube_proxy, kubelet, node_machine, node_object
+from controller.lab.packages import ensure_packages
+from controller.lab.routers import router_machine
+from controller.lab.state import Cni, LabState, exclusive, lab_folder, read_state, write_state
+from controller.lab.teardown import require_root, undo
+from controller.lab.topology import Topology, make_topology
+
+ROOT = Path(controller.__file__).resolve().parents[1]
+SOURCES = "/opt/podroute"
+READY_LIMIT_S = 90.0
+Report = Callable[[str], None]
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """What `up` was asked for. `containerd` is "1" (the distribution's) or "2" (built); `keep` leaves a failed start for inspection."""
+
+    name: str = "lab"
+    nodes: int = 4
+    racks: int = 2
+    tors: tuple[str, ...] = ("frr", "bird")
+    cni: Cni = "podroute"
+    containerd: str = "1"
+    keep: bool = False
+
+
+def bring_up(wanted: Wanted, report: Report) -> LabState:
+    """Give the running lab that was wanted, starting it if need be."""
+    topology = make_topology(wanted.name, wanted.nodes, wanted.racks, wanted.tors)
+    require_root()
+    with exclusive(wanted.name):
+        known = read_state(wanted.name)
+        if known and _is_as_wanted(known, wanted, topology):
+            return known
+        ensure_packages(report)
+        programs = lab_programs.ensure_programs(programs_for(wanted), report)
+        images = ensure_images(programs, report)
+        try:
+            return _Start(wanted, topology, programs, images, report).run()
+        except BaseException:
+            if not wanted.keep:
+                report(f"the start did not succeed: removing lab {wanted.name}")
+                undo(wanted.name)
+            raise
+
+
+def programs_for(wanted: Wanted) -> list[lab_programs.Program]:
+    """The programs that a lab needs."""
+    runtime = lab_programs.CONTAINERD_2 if wanted.containerd == "2" else ()
+    return [*lab_programs.CLUSTER, lab_programs.PAUSE, *lab_programs.CNI_PLUGINS, *runtime]
+
+
+def kubectl_command(state: LabState) -> list[str]:
+    """kubectl as administrator, in the control plane's network; its cache stays in the lab's folder."""
+    folder = lab_folder(state.topology.name)
+    namespace = NAMESPACES / state.topology.namespace("cp")
+    return [
+        *("nsenter", f"--net={namespace}", "--", state.programs["kubectl"]),
+        *(f"--kubeconfig={state.kubeconfig}", f"--cache-dir={folder}/cp/kubectl-cache"),
+    ]
+
+
+def _is_as_wanted(known: LabState, wanted: Wanted, topology: Topology) -> bool:
+    """True if the lab runs as wanted; LabError if a lab of that name runs otherwise, or never came up."""
+    name = wanted.name
+    remedy = f"remove it first with: podroute lab down --name {name}"
+    if known.phase != "running":
+        raise LabError(Refusal.NAME_TAKEN, f"lab {name} was started but did not come up; {remedy}")
+    if (known.topology, known.cni, known.containerd) != (topology, wanted.cni, wanted.containerd):
+        raise LabError(Refusal.NAME_TAKEN, f"lab {name} runs with another shape; choose another --name, or {remedy}")
+    dead = [each for each in topology.machine_names if Machine(name, each, lab_folder(name) / each).holder() is None]
+    if dead:
+        raise LabError(Refusal.PROCESS_ENDED, f"lab {name}: {', '.join(dead)} no longer run; {remedy}")
+    return True
+
+
+class _Start:
+    """One start, step by step; holds what the steps share."""
+
+    def __init__(
+        self, wanted: Wanted, topology: Topology, programs: Mapping[str, Path], images: list[Path], report: Report
+    ) -> None:
+        self.wanted, self.topology, self.programs, self.images, self.report = wanted, topology, programs, images, report
+        self.folder = lab_folder(wanted.name)
+        self.files = ControlPlaneFiles(self.folder / "cp")
+        self.sources = ((str(ROOT), SOURCES),)
+        self.state = LabState(
+            topology=topology,
+            cni=wanted.cni,
+            containerd=wanted.containerd,
+            phase="starting",
+            created=time.time(),
+            programs={name: str(path) for name, path in programs.items()},
+            namespaces={place: topology.namespace(place) for place in topology.namespace_places},
+            folders={name: str(self.folder / name) for name in topology.machine_names},
+            kubeconfig=str(self.files.kubeconfig("admin")),
+        )
+
+    def run(self) -> LabState:
+        """Start everything that can start at once, then what must wait for the API server."""
+        write_state(self.state)
+        self.report("wiring namespaces, racks and routers")
+        create_namespaces(self.topology, self.topology.namespace_places)
+        apply_batches(self.topology, batches_for(self.topology))
+        if self.wanted.cni == "reference":
+            apply_batches(self.topology, routes_for_reference(self.topology))
+        tokens = self._write_credentials()
+        self.report("starting control plane, routers and nodes")
+        self._start_machines()
+        self._write_kubeconfigs(tokens)
+        self._wait_for_api()
+        self._join_nodes()
+        self._wait_for_routers()
+        if self.wanted.cni == "reference":
+            self._wait_for_nodes()
+        self.state = msgspec.structs.replace(self.state, phase="running")
+        write_state(self.state)
+        return self.state
+
+    def machine(self, name: str) -> Machine:
+        return Machine(self.topology.name, name, self.folder / name)
+
+    def kubectl(self, *arguments: str, text: str = "") -> str:
+        return run_checked([*kubectl_command(self.state), *arguments], text, READY_LIMIT_S + 5)
+
+    def _write_credentials(self) -> dict[str, str]:
+        """Tokens of every component and node, and the key that signs ServiceAccount tokens."""
+        self.files.folder.mkdir(mode=0o700)
+        tokens = {name: secrets.token_hex(16) for name in ("admin", "controller-manager", "scheduler", "proxy")}
+        tokens |= {node: secrets.token_hex(16) for node in self.topology.node_names}
+        _write_secret(self.files.tokens, tokens_csv(self.topology, tokens))
+        run_checked(["openssl", "genrsa", "-out", str(self.files.account_key), "2048"])
+        return tokens
+
+    def _start_machines(self) -> None:
+        specs = {"cp": control_plane_machine(self.topology, self.files, self.programs, self.sources)}
+        specs |= {router: router_machine(self.topology, router) for router in self.topology.router_names}
+        specs["outside"] = MachineSpec(hostname="outside", memory="256m")
+        specs |= {
+            node: node_machine(node, self.wanted.cni, self.programs, self.sources)
+            for node in self.topology.node_names
+        }
+        for name, spec in specs.items():
+            start_machine(self.machine(name), spec, ROOT)
+        for name in specs:
+            wait_for_machine(self.machine(name))
+
+    def _write_kubeconfigs(self, tokens: Mapping[str, str]) -> None:
+        """Once the API server has made its authority."""
+        authority = self.files.authority
+        wait_until(lambda: authority.exists() and authority.stat().st_size, READY_LIMIT_S, "the API server writes its certificate")
+        text = base64.b64encode(authority.read_bytes()).decode()
+        server = api_server(self.topology)
+        for name in ("admin", "controller-manager", "scheduler", "proxy"):
+            _write_secret(self.files.kubeconfig(name), kubeconfig(server, text, tokens[name]))
+        for node in self.topology.node_names:
+            _write_secret(self.folder / node / "kubelet.kubeconfig", kubeconfig(server, text, tokens[node]))
+            _write_secret(self.folder / node / "proxy.kubeconfig", kubeconfig(server, text, tokens["proxy"]))
+
+    def _wait_for_api(self) -> None:
+        self.report("waiting for the API server")
+        wait_until(lambda: self.kubectl("get", "--raw", "/readyz"), READY_LIMIT_S, "the API server is ready", 0.2)
+        wait_until(
+            lambda: self.kubectl("get", "clusterrolebinding", "system:node-proxier"), READY_LIMIT_S, "the default roles exist", 0.2
+        )
+
+    def _join_nodes(self) -> None:
+        self.report("nodes join")
+        items = [node_object(node, self.topology, self.wanted.cni) for node in self.topology.node_names]
+        self.kubectl("create", "-f", "-", text=json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
+        for node in self.topology.node_names:
+            machine = self.machine(node)
+            machine.start(kubelet(node, self.topology, machine.folder, self.programs["kubelet"]))
+            machine.start(kube_proxy(node, machine.folder, self.programs["kube-proxy"]))
+            machine.start(import_images(self.programs, self.images))
+        self.kubectl("apply", "-f", str(Path(__file__).with_name("coredns.yaml")))
+
+    def _wait_for_routers(self) -> None:
+        """Until outside and control plane reach every node: the ToRs and the spine have met."""
+        for node in self.topology.node_names:
+            for place, address in zip(("cp", "outside"), self.topology.addresses(node), strict=True):
+                namespace = NAMESPACES / self.topology.namespace(place)
+                ping = ["nsenter", f"--net={namespace}", "ping", "-c1", "-W1", "-q", address]
+                wait_until(lambda argv=ping: run_checked(argv), READY_LIMIT_S, f"{place} reaches {node} at {address}")
+
+    def _wait_for_nodes(self) -> None:
+        self.report("waiting for nodes and cluster DNS")
+        self.kubectl("wait", "--for=condition=Ready", "nodes", "--all", f"--timeout={READY_LIMIT_S:.0f}s")
+        self.kubectl(
+            "wait", "-n", "kube-system", "--for=condition=Available", "deployment/coredns", f"--timeout={READY_LIMIT_S:.0f}s"
+        )
+
+
+def _write_secret(path: Path, text: str) -> None:
+    path.touch(0o600)
+    path.write_text(text)

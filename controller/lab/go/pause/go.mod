@@ -1,0 +1,3 @@
+module podroute.dev/lab/pause
+
+go 1.26.0
