@@ -18,8 +18,8 @@ from types import TracebackType
 
 import msgspec
 
+from bgp.speaker.paths import DEFAULT_SOCKET
 from bgp.speaker.protocol import (
-    DEFAULT_SOCKET,
     LINE_LIMIT,
     Delta,
     Failed,

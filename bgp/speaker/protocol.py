@@ -8,9 +8,6 @@ import msgspec
 
 from bgp.values import Desired, Detail, Observed, Route
 
-DEFAULT_RUN_DIR = "/run/podroute/speaker"
-SOCKET_NAME = "speaker.sock"
-DEFAULT_SOCKET = f"{DEFAULT_RUN_DIR}/{SOCKET_NAME}"
 # A snapshot of 100,000 routes is about 12 MB on one line.
 LINE_LIMIT = 256 * 1024 * 1024
 

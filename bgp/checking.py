@@ -1,0 +1,244 @@
+"""Says which part of a desired state cannot be honoured and why, so that the rest can be. Pure.
+
+The daemon calls `checked` before it renders ExaBGP's configuration. A neighbour with a wrong field is refused whole;
+a wrong announcement is left out and its neighbour served; a wrong entry of a shared list is left out.
+"""
+
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from bgp.prefixes import canonical, family_of, parsed_prefix
+from bgp.reasons import ProblemReason, SessionReason
+from bgp.values import Announcement, Desired, Family, Neighbour, Problem
+
+MAX_ASN = 2**32 - 1
+MAX_PASSWORD = 80  # TCP_MD5SIG_MAXKEYLEN, linux/tcp.h
+MAX_PREPEND = 16
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Why a neighbour is not configured."""
+
+    neighbour: Neighbour
+    reason: SessionReason
+    message: str
+
+
+class Checked(msgspec.Struct, frozen=True, kw_only=True):
+    """What is left of a desired state: `desired` holds only what can be served; the rest is named."""
+
+    desired: Desired
+    refusals: tuple[Refusal, ...]
+    problems: tuple[Problem, ...]
+
+
+class _Wrong(ValueError):
+    """A field that cannot be honoured; `args` are field, value and remedy."""
+
+
+def checked(desired: Desired) -> Checked:
+    """Splits a desired state into what can be served and what cannot."""
+    findings = _Findings()
+    try:
+        _require_address("router_id", desired.router_id, Family.IPV4)
+        _require(1 <= desired.listen_port <= 65535, "listen_port", desired.listen_port, "use a port from 1 to 65535")
+    except _Wrong as wrong:
+        findings.problem("desired", wrong, ProblemReason.INVALID_VALUE)
+        refused = [_refuse(neighbour, wrong, findings) for neighbour in desired.neighbours]
+        return Checked(
+            desired=msgspec.structs.replace(desired, neighbours=()),
+            refusals=tuple(refused),
+            problems=tuple(findings.problems),
+        )
+    served: dict[str, Neighbour] = {}
+    names: set[str] = set()
+    refusals: list[Refusal] = []
+    for neighbour in desired.neighbours:
+        try:
+            good = _checked_neighbour(neighbour, findings)
+            _require(good.name not in names, "name", good.name, "another neighbour has this name: give it its own")
+        except _Wrong as wrong:
+            refusals.append(_refuse(neighbour, wrong, findings))
+            continue
+        names.add(good.name)
+        if good.address in served:
+            refusals.append(_conflict(good, served[good.address], findings))
+            continue
+        served[good.address] = good
+    refuse = desired.refuse
+    lists = msgspec.structs.replace(
+        refuse,
+        own_blocks=findings.good("refuse.own_blocks", refuse.own_blocks, _prefix),
+        node_ranges=findings.good("refuse.node_ranges", refuse.node_ranges, _prefix),
+        service_ranges=findings.good("refuse.service_ranges", refuse.service_ranges, _prefix),
+        own_addresses=findings.good("refuse.own_addresses", refuse.own_addresses, _address),
+    )
+    clean = msgspec.structs.replace(
+        desired,
+        router_id=canonical(desired.router_id),
+        neighbours=tuple(served.values()),
+        refuse=lists,
+        on_link=findings.good("on_link", desired.on_link, _prefix),
+    )
+    return Checked(desired=clean, refusals=tuple(refusals), problems=tuple(findings.problems))
+
+
+class _Findings:
+    """Collects problems while the good parts are kept."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+
+    def problem(self, subject: str, wrong: _Wrong, reason: ProblemReason) -> None:
+        field, value, remedy = wrong.args
+        self.problems.append(Problem(object=subject, field=field, value=str(value), reason=reason, message=remedy))
+
+    def good(self, field: str, values: Iterable[str], parse: Callable[[str, str], str]) -> tuple[str, ...]:
+        kept = []
+        for value in values:
+            try:
+                kept.append(parse(field, value))
+            except _Wrong as wrong:
+                self.problem("desired", wrong, ProblemReason.INVALID_VALUE)
+        return tuple(kept)
+
+
+def _refuse(neighbour: Neighbour, wrong: _Wrong, findings: _Findings) -> Refusal:
+    findings.problem(f"neighbour {neighbour.name}", wrong, ProblemReason.INVALID_VALUE)
+    field, value, remedy = wrong.args
+    return Refusal(neighbour, SessionReason.CONFIGURATION_REFUSED, f"{field} {value!r}: {remedy}")
+
+
+def _conflict(neighbour: Neighbour, first: Neighbour, findings: _Findings) -> Refusal:
+    message = f"neighbour {first.name} has the same address and comes first: remove one of them"
+    findings.problem(
+        f"neighbour {neighbour.name}",
+        _Wrong("address", neighbour.address, message),
+        ProblemReason.ADDRESS_CONFLICT,
+    )
+    return Refusal(neighbour, SessionReason.ADDRESS_CONFLICT, message)
+
+
+def _checked_neighbour(neighbour: Neighbour, findings: _Findings) -> Neighbour:
+    _check_addresses(neighbour)
+    _check_timers(neighbour)
+    _check_security(neighbour)
+    announcements: dict[str, Announcement] = {}
+    for announcement in neighbour.announcements:
+        try:
+            good = _checked_announcement(announcement, neighbour)
+            _require(good.prefix not in announcements, "prefix", good.prefix, "announced twice: keep one")
+        except _Wrong as wrong:
+            subject = f"neighbour {neighbour.name} announcement {announcement.prefix}"
+            findings.problem(subject, wrong, ProblemReason.INVALID_VALUE)
+            continue
+        announcements[good.prefix] = good
+    return msgspec.structs.replace(
+        neighbour,
+        address=canonical(neighbour.address),
+        local_address=canonical(neighbour.local_address),
+        families=tuple(sorted(set(neighbour.families))),
+        accept=tuple(_prefix("accept", prefix) for prefix in neighbour.accept),
+        announcements=tuple(announcements.values()),
+    )
+
+
+def _check_addresses(neighbour: Neighbour) -> None:
+    _require(bool(neighbour.name) and neighbour.name.isprintable(), "name", neighbour.name, "give it a printable name")
+    family = family_of(neighbour.address)
+    _require_address("address", neighbour.address, family)
+    _require_address("local_address", neighbour.local_address, family)
+    different = canonical(neighbour.address) != canonical(neighbour.local_address)
+    _require(different, "address", neighbour.address, "this is the local address: name the peer's")
+    for field, asn in (("asn", neighbour.asn), ("local_asn", neighbour.local_asn)):
+        _require(1 <= asn <= MAX_ASN and asn != 23456, field, asn, "use an AS number from 1 to 4294967295, not 23456")
+    _require(1 <= neighbour.port <= 65535, "port", neighbour.port, "use a port from 1 to 65535")
+    _require(bool(neighbour.families), "families", "", "name at least one of ipv4 and ipv6")
+    _require(neighbour.max_prefixes >= 0, "max_prefixes", neighbour.max_prefixes, "use 0 or more")
+
+
+def _check_timers(neighbour: Neighbour) -> None:
+    hold = neighbour.hold_time
+    _require(hold == 0 or 3 <= hold <= 65535, "hold_time", hold, "use 0 or 3 to 65535 seconds (RFC 4271 section 4.2)")
+    restart = neighbour.graceful_restart
+    _require(0 <= restart <= 4095, "graceful_restart", restart, "use 0 to 4095 seconds (RFC 4724 section 3)")
+
+
+def _check_security(neighbour: Neighbour) -> None:
+    size = len(neighbour.password.encode())
+    _require(size <= MAX_PASSWORD, "password", f"({size} bytes)", f"use at most {MAX_PASSWORD} bytes (RFC 2385)")
+    ttl, multihop = neighbour.ttl_security, neighbour.multihop
+    if ttl is not None:
+        _require(1 <= ttl <= 254, "ttl_security", ttl, "use 1 to 254 hops (RFC 5082)")
+        _require(
+            not neighbour.passive,
+            "ttl_security",
+            ttl,
+            "a passive session cannot have it: its first answer leaves with the system's TTL; let this side connect",
+        )
+        _require(multihop is None, "multihop", multihop, "ttl_security already sets the TTL: leave one of them out")
+    if multihop is not None:
+        _require(1 <= multihop <= 255, "multihop", multihop, "use a TTL from 1 to 255")
+
+
+def _checked_announcement(announcement: Announcement, neighbour: Neighbour) -> Announcement:
+    prefix = _prefix("prefix", announcement.prefix)
+    family = family_of(prefix)
+    _require(family in neighbour.families, "prefix", prefix, f"add {family} to the neighbour's families")
+    _require_address("next_hop", announcement.next_hop, family)
+    for community in announcement.communities:
+        _require_numbers("communities", community, (0xFFFF, 0xFFFF), "65001:100")
+    for community in announcement.large_communities:
+        _require_numbers("large_communities", community, (MAX_ASN, MAX_ASN, MAX_ASN), "65001:1:2")
+    internal = neighbour.asn == neighbour.local_asn
+    preference = announcement.local_preference
+    if preference is not None:
+        _require(0 <= preference <= MAX_ASN, "local_preference", preference, "use 0 to 4294967295")
+        remedy = "is only sent inside one AS (RFC 4271 section 5.1.5): leave it out"
+        _require(internal, "local_preference", preference, remedy)
+    if announcement.med is not None:
+        _require(0 <= announcement.med <= MAX_ASN, "med", announcement.med, "use 0 to 4294967295")
+    _require(0 <= announcement.prepend <= MAX_PREPEND, "prepend", announcement.prepend, f"use 0 to {MAX_PREPEND}")
+    remedy = "the AS path does not change inside one AS (RFC 4271 section 5.1.2): leave it out"
+    _require(not (internal and announcement.prepend), "prepend", announcement.prepend, remedy)
+    return msgspec.structs.replace(announcement, prefix=prefix, next_hop=canonical(announcement.next_hop))
+
+
+def _require(condition: bool, field: str, value: object, remedy: str) -> None:
+    if not condition:
+        raise _Wrong(field, value, remedy)
+
+
+def _require_address(field: str, text: str, family: Family) -> None:
+    try:
+        right = family_of(canonical(text)) is family and "/" not in text
+    except ValueError:
+        right = False
+    _require(right, field, text, f"write an {'IPv4' if family is Family.IPV4 else 'IPv6'} address")
+
+
+def _require_numbers(field: str, text: str, limits: tuple[int, ...], example: str) -> None:
+    parts = text.split(":")
+    right = len(parts) == len(limits) and all(
+        part.isascii() and part.isdigit() and int(part) <= limit for part, limit in zip(parts, limits, strict=True)
+    )
+    _require(right, field, text, f"write {len(limits)} numbers, e.g. {example}")
+
+
+def _prefix(field: str, text: str) -> str:
+    try:
+        parsed_prefix(text)
+        return canonical(text)
+    except ValueError as error:
+        raise _Wrong(field, text, str(error)) from None
+
+
+def _address(field: str, text: str) -> str:
+    try:
+        _require("/" not in text, field, text, "write an address, without a length")
+        return canonical(text)
+    except ValueError as error:
+        if isinstance(error, _Wrong):
+            raise
+        raise _Wrong(field, text, str(error)) from None

@@ -1,0 +1,37 @@
+"""How ExaBGP itself is set up: its environment, and the section that makes it start the daemon.
+
+Standard library only: `bgp.speaker.entry` and the child of `bgp.speaker.supervision` use it beside
+`bgp.exabgp.configuration`.
+"""
+
+from collections.abc import Sequence
+
+PROCESS_NAME = "podroute"
+
+
+def process_section(run: Sequence[str]) -> str:
+    """The section that makes ExaBGP start the daemon; `run` is its command line. Raises ValueError if unspeakable."""
+    for word in run:
+        if not word or not word.isascii() or any(character in word for character in " \t\n\"'\\#;{},[]"):
+            raise ValueError(f"{word!r} can't be written into ExaBGP's configuration: use a path of plain characters")
+    return f"process {PROCESS_NAME} {{\n    run {' '.join(run)};\n    encoder json;\n    respawn false;\n}}\n"
+
+
+def exabgp_environment(*, speed: str, settings_file: str) -> dict[str, str]:
+    """ExaBGP's settings. `settings_file` is an empty file that keeps it from asking for one. `speed` is `exabgp_reactor_speed`, in hundredths of a second slept between idle rounds."""
+    return {
+        "exabgp_api_ack": "true",
+        "exabgp_api_cli": "false",
+        "exabgp_api_compact": "true",
+        "exabgp_api_respawn": "false",
+        "exabgp_daemon_daemonize": "false",
+        "exabgp_daemon_umask": "0177",
+        "exabgp_log_destination": "stderr",
+        "exabgp_log_level": "INFO",
+        "exabgp_log_processes": "false",
+        "exabgp_log_short": "true",
+        "exabgp_log_statistics": "false",
+        "exabgp_reactor_speed": speed,
+        "exabgp_tcp_bind": "",
+        "EXABGP_ENVFILE": settings_file,
+    }

@@ -1,0 +1,219 @@
+"""The routing tables: Adj-RIB-In of each session, and what they give together (Loc-RIB). No I/O; time is an argument.
+
+Owned and fed by the speaker's daemon from ExaBGP's events; tests replay recorded events through it.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from bgp.decision import Attributes, Candidate, ImportPolicy, best_paths, is_link_local, losing_reasons
+from bgp.prefixes import family_of
+from bgp.reasons import ImportReason
+from bgp.values import Family, Neighbour, Path, Route
+
+REFUSED_KEPT = 1000  # refused routes remembered a session, so that a full table sent by mistake fits in memory
+
+
+class Entry(msgspec.Struct, gc=False):
+    """One prefix in an Adj-RIB-In. `epoch` is that of the session which carried it: an older one is stale."""
+
+    next_hop: str
+    attributes: Attributes
+    refused: ImportReason | None
+    epoch: int
+
+
+class AdjRibIn:
+    """What one neighbour sent. Methods that change it return the prefixes whose best path may be another one now."""
+
+    def __init__(self, neighbour: Neighbour, policy: ImportPolicy) -> None:
+        """`neighbour` and `policy` change through `set_policy`."""
+        self.session = neighbour.name
+        self.external = neighbour.asn != neighbour.local_asn
+        self.policy = policy
+        self.epoch = 0
+        self.accepted = 0
+        self.refused: dict[ImportReason, int] = {}
+        self.forgotten: dict[ImportReason, int] = {}
+        self._max_prefixes = neighbour.max_prefixes
+        self._kept_refused = 0
+        self.entries: dict[str, Entry] = {}
+
+    @property
+    def received(self) -> int:
+        """Prefixes the neighbour has sent and not withdrawn, forgotten refused ones included."""
+        return len(self.entries) + sum(self.forgotten.values())
+
+    def refused_counts(self) -> dict[ImportReason, int]:
+        """Refused prefixes by reason, forgotten ones included."""
+        reasons = self.refused.keys() | self.forgotten.keys()
+        counts = {reason: self.refused.get(reason, 0) + self.forgotten.get(reason, 0) for reason in sorted(reasons)}
+        return {reason: count for reason, count in counts.items() if count}
+
+    def announce(self, prefix: str, next_hop: str, attributes: Attributes) -> Iterable[str]:
+        """A route was received (RFC 4271 section 9.1.4: it replaces the earlier one for the prefix)."""
+        old = self.entries.get(prefix)
+        if old is not None and old.epoch == self.epoch and old.attributes is attributes and is_link_local(next_hop):
+            return ()  # the same UPDATE named a global next hop too, which the kernel can use without an interface
+        before = self.accepted
+        self._remove(prefix)
+        refused = self.policy.refusal(prefix, next_hop, attributes)
+        self._insert(prefix, Entry(next_hop, attributes, refused, self.epoch))
+        return (prefix, *self._promote(before - self.accepted))
+
+    def withdraw(self, prefix: str) -> Iterable[str]:
+        """A route was withdrawn. An unknown prefix must be one of the forgotten ones."""
+        removed = self._remove(prefix)
+        if removed is None:
+            reason = next((reason for reason, count in self.forgotten.items() if count), None)
+            if reason is not None:
+                self.forgotten[reason] -= 1
+            return ()
+        if removed.refused is not None:
+            return ()
+        return (prefix, *self._promote(1))
+
+    def restart(self) -> None:
+        """The session was lost: everything received so far is stale from now on (RFC 4724 section 4.2)."""
+        self.epoch += 1
+        self.forgotten.clear()
+
+    def stale(self, family: Family | None = None) -> list[str]:
+        """Prefixes kept from an earlier session, of one family or all."""
+        return [
+            prefix
+            for prefix, entry in self.entries.items()
+            if entry.epoch != self.epoch and (family is None or family_of(prefix) is family)
+        ]
+
+    def flush_stale(self, family: Family | None = None) -> list[str]:
+        """Drops what an earlier session brought and the present one did not repeat."""
+        gone = self.stale(family)
+        for prefix in gone:
+            self._remove(prefix)
+        return [*gone, *self._promote(len(gone))]
+
+    def set_policy(self, neighbour: Neighbour, policy: ImportPolicy) -> list[str]:
+        """Judges everything again under a new policy."""
+        if (neighbour.name, policy.key, neighbour.max_prefixes) == (self.session, self.policy.key, self._max_prefixes):
+            return []
+        self.session, self.policy, self._max_prefixes = neighbour.name, policy, neighbour.max_prefixes
+        self.external = neighbour.asn != neighbour.local_asn
+        entries, self.entries = self.entries, {}
+        self.accepted, self._kept_refused, self.refused = 0, 0, {}
+        for prefix, entry in entries.items():
+            refused = policy.refusal(prefix, entry.next_hop, entry.attributes)
+            self._insert(prefix, Entry(entry.next_hop, entry.attributes, refused, entry.epoch))
+        return list(entries)
+
+    def candidate(self, prefix: str) -> Candidate | None:
+        """The accepted path to a prefix, if there is one."""
+        entry = self.entries.get(prefix)
+        if entry is None or entry.refused is not None:
+            return None
+        return Candidate(self.session, self.external, entry.epoch != self.epoch, entry.next_hop, entry.attributes)
+
+    def _insert(self, prefix: str, entry: Entry) -> None:
+        if entry.refused is None and self.accepted >= self._max_prefixes:
+            entry.refused = ImportReason.ABOVE_MAX_PREFIXES
+        if entry.refused is None:
+            self.accepted += 1
+        elif self._kept_refused >= REFUSED_KEPT:
+            self.forgotten[entry.refused] = self.forgotten.get(entry.refused, 0) + 1
+            return
+        else:
+            self._kept_refused += 1
+            self.refused[entry.refused] = self.refused.get(entry.refused, 0) + 1
+        self.entries[prefix] = entry
+
+    def _remove(self, prefix: str) -> Entry | None:
+        entry = self.entries.pop(prefix, None)
+        if entry is None:
+            return None
+        if entry.refused is None:
+            self.accepted -= 1
+        else:
+            self._kept_refused -= 1
+            self.refused[entry.refused] -= 1
+        return entry
+
+    def _promote(self, room: int) -> list[str]:
+        """Accepts up to `room` prefixes that were only refused for their number."""
+        if room < 1 or not self.refused.get(ImportReason.ABOVE_MAX_PREFIXES):
+            return []
+        waiting = (p for p, e in self.entries.items() if e.refused is ImportReason.ABOVE_MAX_PREFIXES)
+        promoted = [prefix for prefix, _ in zip(waiting, range(room), strict=False)]
+        for prefix in promoted:
+            entry = self._remove(prefix)
+            if entry is not None:
+                entry.refused = None
+                self._insert(prefix, entry)
+        return promoted
+
+
+class LocRib:
+    """The best way to each prefix over all sessions, kept up to date prefix by prefix."""
+
+    def __init__(self) -> None:
+        """Starts empty; `sessions` is keyed by neighbour address."""
+        self.sessions: dict[str, AdjRibIn] = {}
+        self.routes: dict[str, Route] = {}
+        self.dirty: set[str] = set()
+
+    def remove(self, address: str) -> None:
+        """A neighbour is gone for good, with all that it sent."""
+        rib = self.sessions.pop(address, None)
+        if rib is not None:
+            self.dirty.update(rib.entries)
+
+    def candidates(self, prefix: str) -> list[Candidate]:
+        """The accepted paths to a prefix, from all sessions."""
+        return [path for rib in self.sessions.values() if (path := rib.candidate(prefix)) is not None]
+
+    def decide(self, limit: int) -> dict[str, Route | None]:
+        """Decides at most `limit` dirty prefixes anew; returns those whose route changed (None: no route any more)."""
+        changed: dict[str, Route | None] = {}
+        for _ in range(min(limit, len(self.dirty))):
+            prefix = self.dirty.pop()
+            route = route_of(best_paths(self.candidates(prefix)))
+            if route == self.routes.get(prefix):
+                continue
+            changed[prefix] = route
+            if route is None:
+                del self.routes[prefix]
+            else:
+                self.routes[prefix] = route
+        return changed
+
+    def paths(self) -> Iterator[Path]:
+        """Every path of every session, with what became of it: for a person to read."""
+        for rib in self.sessions.values():
+            for prefix, entry in rib.entries.items():
+                lost = None if entry.refused else losing_reasons(self.candidates(prefix)).get(rib.session)
+                yield Path(
+                    session=rib.session,
+                    prefix=prefix,
+                    next_hop=entry.next_hop,
+                    as_path=entry.attributes.as_path,
+                    origin=entry.attributes.origin,
+                    local_preference=entry.attributes.local_preference,
+                    med=entry.attributes.med,
+                    communities=entry.attributes.communities,
+                    large_communities=entry.attributes.large_communities,
+                    stale=entry.epoch != rib.epoch,
+                    refused=entry.refused,
+                    lost=lost,
+                )
+
+
+def route_of(best: Iterable[Candidate]) -> Route | None:
+    """The equal-cost set as one route; None for an empty set."""
+    paths = tuple(best)
+    if not paths:
+        return None
+    return Route(
+        next_hops=tuple(sorted({path.next_hop for path in paths})),
+        sessions=tuple(sorted({path.session for path in paths})),
+        stale=paths[0].stale,
+    )

@@ -1,0 +1,251 @@
+"""The daemon: ExaBGP's API process. Reads its events, writes its commands, answers at the speaker's socket.
+
+One task owns `SpeakerState`; the reader of events never waits for anything else, since an unread pipe would stop
+ExaBGP itself. Started by `bgp.speaker.start_daemon`; ends when ExaBGP's pipe does.
+"""
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from bgp.exabgp.events import Other, event_of
+from bgp.prefixes import family_of
+from bgp.reasons import ProblemReason
+from bgp.speaker.paths import CONFIGURATION_NAME, LOG_SOCKET_NAME, SOCKET_NAME, STORE_NAME
+from bgp.speaker.reload import Reloader, ReloadRefused, ValidationFailed
+from bgp.speaker.server import Server
+from bgp.speaker.state import SpeakerState
+from bgp.speaker.store import Store
+from bgp.values import Desired, Family, Problem
+
+log = logging.getLogger("speaker")
+
+PIPE_BYTES = 1024 * 1024
+TICK_SECONDS = 0.25
+ADDRESS_CHECK_SECONDS = 2.0
+BIND_RETRY_SECONDS = 10.0
+COALESCE_SECONDS = 0.05
+CONFIGURATION_RETRY_SECONDS = 2.0
+DECISIONS_PER_ROUND = 2000
+
+
+class Daemon:
+    """Ties the state to ExaBGP's pipes, the configuration, the store and the socket."""
+
+    def __init__(self, run_dir: Path) -> None:
+        """`run_dir` is the speaker's own folder."""
+        self._run_dir = run_dir
+        self._store = Store(run_dir / STORE_NAME)
+        self._state = SpeakerState(time.monotonic())
+        self._server = Server(self._state, self._on_desired)
+        self._reloader = Reloader(run_dir, [sys.executable, "-I", *_own_command()])
+        self._configuration_due = asyncio.Event()
+        self._work_due = asyncio.Event()
+        self._running_text = ""
+        self._bind_retry_at: float | None = None
+
+    async def run(self) -> None:
+        """Serves until ExaBGP or the supervision goes away, or one of the tasks fails."""
+        self._restore()
+        with contextlib.suppress(FileNotFoundError):
+            (self._run_dir / SOCKET_NAME).unlink()
+        async with await asyncio.start_unix_server(
+            self._server.serve, self._run_dir / SOCKET_NAME, limit=self._server.line_limit
+        ):
+            (self._run_dir / SOCKET_NAME).chmod(0o600)
+            tasks = {
+                asyncio.create_task(self._read_events(), name="reading events"),
+                asyncio.create_task(self._read_log(), name="reading the log"),
+                asyncio.create_task(self._configure(), name="configuring"),
+                asyncio.create_task(self._work(), name="writing commands"),
+                asyncio.create_task(self._keep_time(), name="keeping time"),
+            }
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                error = task.exception()
+                log.warning("ending: %s", error or f"{task.get_name()} is over")
+
+    # Orders
+
+    def _restore(self) -> None:
+        try:
+            desired = self._store.load()
+        except (OSError, msgspec.DecodeError) as error:
+            log.error("the stored state can't be read and is left out until the agent comes: %s", error)
+            return
+        if desired is not None:
+            self._accept(desired)
+
+    def _on_desired(self, desired: Desired) -> None:
+        """Stores an order, then follows it. Raises OSError if it can't be stored; nothing has changed then."""
+        if self._state.desired != desired:
+            self._store.save(desired)
+            self._accept(desired)
+
+    def _accept(self, desired: Desired) -> None:
+        self._state.set_desired(desired, time.monotonic())
+        self._check_addresses()
+        self._configuration_due.set()
+        self._work_due.set()
+
+    def _check_addresses(self) -> None:
+        """Notes which local addresses the node lacks: a socket can be bound to the others."""
+        wanted = {neighbour.local_address for neighbour in self._state.clean.neighbours}
+        missing = frozenset(address for address in wanted if not _is_local(address))
+        if missing != self._state.missing_addresses:
+            self._state.missing_addresses = missing
+            self._configuration_due.set()
+            self._work_due.set()
+
+    # ExaBGP
+
+    async def _read_events(self) -> None:
+        reader = await _pipe_reader(sys.stdin.fileno())
+        while line := await reader.readline():
+            event = event_of(line)
+            if isinstance(event, Other):
+                log.debug("ExaBGP: %s", event.text)
+            self._state.on_event(event, time.monotonic())
+            self._work_due.set()
+
+    async def _read_log(self) -> None:
+        reader, _ = await asyncio.open_unix_connection(self._run_dir / LOG_SOCKET_NAME)
+        while line := await reader.readline():
+            text = line.decode(errors="replace").strip()
+            self._reloader.on_log_line(text)
+            if "can not bind to" in text:
+                self._on_bind_failure(text)
+
+    def _on_bind_failure(self, text: str) -> None:
+        self._bind_retry_at = time.monotonic() + BIND_RETRY_SECONDS
+        self._state.note(
+            Problem(
+                object="desired",
+                field="listen_port",
+                value=str(self._state.clean.listen_port),
+                reason=ProblemReason.NOT_APPLIED,
+                message=f"{text.partition('can not ')[2]}; tried again every {BIND_RETRY_SECONDS:g} s",
+            )
+        )
+        self._work_due.set()
+
+    async def _configure(self) -> None:
+        """Keeps ExaBGP's configuration equal to what the state wants, a batch of changes at a time."""
+        while True:
+            await self._configuration_due.wait()
+            await asyncio.sleep(COALESCE_SECONDS)
+            self._configuration_due.clear()
+            try:
+                await self._configure_once()
+            except (OSError, ValidationFailed) as error:
+                log.error("the configuration stays as it was, trying again: %s", error)
+                self._note_not_applied(str(error))
+                self._configuration_due.set()
+                await asyncio.sleep(CONFIGURATION_RETRY_SECONDS)
+
+    async def _configure_once(self) -> None:
+        desired, neighbours = self._state.clean, self._state.neighbours_to_configure()
+        text = self._reloader.text(desired, neighbours)
+        if text != self._running_text:
+            refused = await self._reloader.refusals(desired, neighbours)
+            if refused:
+                self._state.rejected.update(refused)
+                self._configuration_due.set()
+                return
+            self._state.expect_resets(neighbours)
+            self._state.notes.pop("desired listen_port", None)
+            await self._reloader.apply(text, len(neighbours))
+            self._running_text = text
+            log.info("ExaBGP runs a configuration with %d neighbours", len(neighbours))
+        self._state.set_configured(neighbours)
+        if not self._configuration_due.is_set():
+            self._state.applied = True
+        self._state.notes.pop("desired configuration", None)
+        self._work_due.set()
+
+    def _note_not_applied(self, message: str) -> None:
+        path = str(self._run_dir / CONFIGURATION_NAME)
+        reason = ProblemReason.NOT_APPLIED
+        self._state.note(Problem(object="desired", field="configuration", value=path, reason=reason, message=message))
+        self._work_due.set()
+
+    async def _work(self) -> None:
+        """Writes commands, decides routes and tells the watchers, in rounds short enough to keep reading events."""
+        writer = await _pipe_writer(sys.stdout.fileno())
+        while True:
+            await self._work_due.wait()
+            self._work_due.clear()
+            for line in self._state.command_lines():
+                writer.write(f"{line}\n".encode())
+            self._server.publish(self._state.decide(DECISIONS_PER_ROUND))
+            if self._state.rib.dirty:
+                self._work_due.set()
+            await writer.drain()
+            await asyncio.sleep(0)
+
+    async def _keep_time(self) -> None:
+        addresses_at = 0.0
+        while True:
+            await asyncio.sleep(self._state.seconds_to_wait(TICK_SECONDS))
+            now = time.monotonic()
+            before = self._state.neighbours_to_configure()
+            if self._state.tick(now):
+                self._work_due.set()
+            if now >= addresses_at:
+                addresses_at = now + ADDRESS_CHECK_SECONDS
+                self._check_addresses()
+            if self._bind_retry_at is not None and now >= self._bind_retry_at:
+                self._bind_retry_at = None
+                self._running_text = ""
+                self._configuration_due.set()
+            if self._state.neighbours_to_configure() != before:
+                self._configuration_due.set()
+
+
+def _own_command() -> list[str]:
+    return [str(Path(__file__).with_name("start_daemon.py")), *sys.argv[1:]]
+
+
+def _is_local(address: str) -> bool:
+    kind = socket.AF_INET6 if family_of(address) is Family.IPV6 else socket.AF_INET
+    with socket.socket(kind, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError as error:
+            return error.errno != errno.EADDRNOTAVAIL
+    return True
+
+
+async def _pipe_reader(descriptor: int) -> asyncio.StreamReader:
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    reader = asyncio.StreamReader(limit=16 * PIPE_BYTES)
+    pipe = os.fdopen(descriptor, "rb", buffering=0)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+    return reader
+
+
+async def _pipe_writer(descriptor: int) -> asyncio.StreamWriter:
+    loop = asyncio.get_running_loop()
+    pipe = os.fdopen(descriptor, "wb", buffering=0)
+    transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, pipe)
+    return asyncio.StreamWriter(transport, protocol, None, loop)
+
+
+def run(run_dir: Path) -> None:
+    """The daemon's whole life. Its log goes to standard error, which is ExaBGP's log."""
+    os.umask(0o077)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="speaker         %(message)s")
+    try:
+        asyncio.run(Daemon(run_dir).run())
+    except ReloadRefused as error:
+        log.error("%s", error)

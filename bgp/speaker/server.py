@@ -1,0 +1,118 @@
+"""The speaker's Unix socket: takes orders, answers questions, streams changes. Called by the daemon.
+
+A slow watcher holds nobody up: what it has not been told yet is a set of prefixes, merged until it reads again.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from bgp.speaker.protocol import (
+    LINE_LIMIT,
+    Delta,
+    Failed,
+    Show,
+    Shown,
+    Snapshot,
+    Stored,
+    Sync,
+    Watch,
+    line_of,
+    request_of,
+)
+from bgp.speaker.state import SpeakerState
+from bgp.values import Desired, Observed
+
+DEBOUNCE_SECONDS = 0.02
+WATCHED_PER_LINE = 5000
+
+
+class _Watcher:
+    """What one watching client has still to hear."""
+
+    def __init__(self) -> None:
+        self.prefixes: set[str] = set()
+        self.due = asyncio.Event()
+
+
+class Server:
+    """Serves any number of clients."""
+
+    line_limit = LINE_LIMIT
+
+    def __init__(self, state: SpeakerState, on_desired: Callable[[Desired], None]) -> None:
+        """`on_desired` stores an order and follows it; it raises OSError if it could not be stored."""
+        self._state = state
+        self._on_desired = on_desired
+        self._watchers: set[_Watcher] = set()
+
+    def publish(self, prefixes: Iterable[str]) -> None:
+        """Something changed: the routes of these prefixes, or (none given) only the head."""
+        for watcher in self._watchers:
+            watcher.prefixes.update(prefixes)
+            watcher.due.set()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, until it closes."""
+        try:
+            while line := await reader.readline():
+                if await self._answer(line, writer):
+                    watching = asyncio.create_task(self._watch(writer), name="watch")
+                    await reader.read()  # a watcher only closes
+                    watching.cancel()
+        except (OSError, asyncio.LimitOverrunError, ValueError):
+            pass  # the client went away or talks something else
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def _answer(self, line: bytes, writer: asyncio.StreamWriter) -> bool:
+        """Answers one request; True if the client wants to watch from here on."""
+        try:
+            request = request_of(line)
+        except msgspec.DecodeError as error:
+            writer.write(line_of(Failed(f"can't read the request: {error}")))
+            await writer.drain()
+            return False
+        if isinstance(request, Watch):
+            return True
+        if isinstance(request, Show):
+            writer.write(line_of(Shown(self._state.detail())))
+        elif isinstance(request, Sync):
+            try:
+                self._on_desired(request.desired)
+                writer.write(line_of(Stored(self._state.observed())))
+            except OSError as error:
+                writer.write(line_of(Failed(f"can't store the desired state: {error}")))
+        await writer.drain()
+        return False
+
+    async def _watch(self, writer: asyncio.StreamWriter) -> None:
+        watcher = _Watcher()
+        self._watchers.add(watcher)
+        try:
+            observed = self._state.observed()
+            last = msgspec.structs.replace(observed, routes={})
+            writer.write(line_of(Snapshot(observed)))
+            await writer.drain()
+            while not writer.is_closing():
+                await watcher.due.wait()
+                await asyncio.sleep(DEBOUNCE_SECONDS)
+                last = await self._tell(watcher, writer, last)
+        except OSError:
+            writer.close()
+        finally:
+            self._watchers.discard(watcher)
+
+    async def _tell(self, watcher: _Watcher, writer: asyncio.StreamWriter, last: Observed) -> Observed:
+        watcher.due.clear()
+        prefixes, watcher.prefixes = watcher.prefixes, set()
+        head = self._state.head()
+        if prefixes or head != last:
+            routes = self._state.rib.routes
+            writer.write(line_of(Delta(head, {prefix: routes.get(prefix) for prefix in prefixes})))
+            await writer.drain()
+        return head

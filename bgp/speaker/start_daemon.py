@@ -1,0 +1,21 @@
+"""The program of the daemon's process: `python -I start_daemon.py RUN_DIR`. ExaBGP starts it as its API process.
+
+It finds the package beside itself, wherever the tree lies, and dies with ExaBGP.
+"""
+
+import sys
+from pathlib import Path
+
+
+def main(run_dir: str) -> None:
+    """Runs the daemon until ExaBGP's pipe ends."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from bgp.speaker.daemon import run
+    from bgp.speaker.privileges import die_with_parent
+
+    die_with_parent()
+    run(Path(run_dir))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

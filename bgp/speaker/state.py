@@ -1,0 +1,422 @@
+"""Everything the speaker knows and decides, without I/O: events and orders in, commands and answers out.
+
+`bgp.speaker.daemon` owns the only instance and feeds it from one task; times are CLOCK_MONOTONIC seconds.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from bgp.checking import Checked, Refusal, checked
+from bgp.decision import ImportPolicy
+from bgp.exabgp.commands import Window, announce_commands, end_of_rib_command, teardown_command, withdraw_commands
+from bgp.exabgp.events import (
+    Answer,
+    EndOfRib,
+    Event,
+    NotificationMessage,
+    OpenMessage,
+    SessionChange,
+    UpdateMessage,
+)
+from bgp.reasons import ProblemReason, SessionReason
+from bgp.rib import AdjRibIn, LocRib
+from bgp.speaker.record import STALE_SECONDS, Record
+from bgp.values import (
+    Desired,
+    Detail,
+    Family,
+    Neighbour,
+    Observed,
+    Problem,
+    Route,
+    Sent,
+    Session,
+    SessionState,
+)
+
+WITHDRAW_SECONDS = 5.0  # a neighbour that can't be told of the withdrawal is removed after this long
+QUIET_SECONDS = 0.05  # between ExaBGP's report of a sent UPDATE and its being on the wire
+RETRY_SECONDS = 5.0
+
+
+class SpeakerState:
+    """The speaker's memory. Mutating methods take the time; nothing blocks."""
+
+    def __init__(self, now: float) -> None:
+        """Nothing is desired yet."""
+        self.started = now
+        self.rib = LocRib()
+        self.records: dict[str, Record] = {}  # by neighbour address
+        self.desired: Desired | None = None
+        self.configured: dict[str, Neighbour] = {}  # what ExaBGP runs, by address
+        self.applied = False
+        self.missing_addresses: frozenset[str] = frozenset()
+        self.rejected: dict[Neighbour, str] = {}  # refused by ExaBGP's parser, and its words
+        self.notes: dict[str, Problem] = {}
+        self._checked: Checked | None = None
+        self._window = Window()
+        self._urgent: list[str] = []
+        self._refused_since: dict[str, float] = {}
+
+    # Orders
+
+    def set_desired(self, desired: Desired, now: float) -> None:
+        """Replaces what is wanted. Routes already received are judged again under the new policy."""
+        found = checked(desired)
+        self.desired, self._checked, self.applied = desired, found, False
+        wanted = {neighbour.address: neighbour for neighbour in found.desired.neighbours}
+        self.rejected = {neighbour: why for neighbour, why in self.rejected.items() if neighbour in wanted.values()}
+        for address, record in self.records.items():
+            if address not in wanted and record.removing_since is None:
+                record.removing_since = now
+                self._reconcile(record)
+        for neighbour in wanted.values():
+            self._want(neighbour, now)
+
+    def _want(self, neighbour: Neighbour, now: float) -> None:
+        policy = ImportPolicy(neighbour, self.clean.refuse, self.clean.on_link)
+        record = self.records.get(neighbour.address)
+        if record is None:
+            record = Record(neighbour, AdjRibIn(neighbour, policy), now)
+            self.records[neighbour.address] = record
+            self.rib.sessions[neighbour.address] = record.rib
+        forgotten = bool(record.rib.forgotten) and policy.key != record.rib.policy.key
+        self.rib.dirty.update(record.rib.set_policy(neighbour, policy))
+        record.neighbour, record.removing_since, record.quiet_since = neighbour, None, None
+        if not record.established and record.restarts == 0 and record.last_reason is None:
+            record.explain_silence()
+        if forgotten and record.established:
+            # Refused routes beyond the number kept may be welcome now: only the peer knows them.
+            record.reset_expected = True
+            self._urgent.append(teardown_command(neighbour.address).line)
+        self._reconcile(record)
+
+    @property
+    def clean(self) -> Desired:
+        """The desired state without what can't be honoured."""
+        return self._checked.desired if self._checked is not None else Desired(router_id="0.0.0.0")
+
+    def neighbours_to_configure(self) -> list[Neighbour]:
+        """Who should be in ExaBGP's configuration now, by address: the wanted, and those still being withdrawn from."""
+        chosen = []
+        for address in sorted(self.records):
+            record = self.records[address]
+            if record.removing_since is not None:
+                if address in self.configured and not self._withdrawn(record):
+                    chosen.append(self.configured[address])
+            elif not self._held_back(record):
+                chosen.append(record.neighbour)
+        return chosen
+
+    def _held_back(self, record: Record) -> bool:
+        if record.neighbour in self.rejected:
+            return True
+        return record.neighbour.local_address in self.missing_addresses and not record.established
+
+    def _withdrawn(self, record: Record) -> bool:
+        return not record.established or (record.quiet_since is not None and record.quiet_since < 0)
+
+    def set_configured(self, neighbours: Iterable[Neighbour]) -> None:
+        """ExaBGP has confirmed a configuration with exactly these."""
+        self.configured = {neighbour.address: neighbour for neighbour in neighbours}
+        for address, record in list(self.records.items()):
+            if record.removing_since is not None and address not in self.configured:
+                del self.records[address]
+                self._window.forget(address)
+                self.rib.remove(address)
+
+    def expect_resets(self, neighbours: Iterable[Neighbour]) -> None:
+        """A configuration is about to be loaded: sessions whose parameters change will restart."""
+        for neighbour in neighbours:
+            old = self.configured.get(neighbour.address)
+            record = self.records.get(neighbour.address)
+            if old is not None and record is not None and _session_parameters(old) != _session_parameters(neighbour):
+                record.reset_expected = True
+
+    # Events
+
+    def on_event(self, event: Event, now: float) -> None:
+        """Takes in one thing that ExaBGP said."""
+        if isinstance(event, Answer):
+            self._on_answer(event, now)
+            return
+        record = self.records.get(getattr(event, "address", ""))
+        if record is None:
+            return
+        if isinstance(event, UpdateMessage):
+            self._on_update(record, event)
+        elif isinstance(event, SessionChange):
+            self._on_session(record, event, now)
+        elif isinstance(event, OpenMessage):
+            record.open = event
+        elif isinstance(event, NotificationMessage):
+            record.notification = event
+        elif isinstance(event, EndOfRib):
+            self._on_end_of_rib(record, event)
+
+    def _on_answer(self, answer: Answer, now: float) -> None:
+        command = self._window.answered()
+        record = self.records.get(command.address) if command is not None else None
+        if command is None or record is None or answer.good or not record.established or not command.prefixes:
+            return
+        for prefix in command.prefixes:
+            record.told.pop(prefix, None)
+        record.retry_at = now + RETRY_SECONDS
+        self.note(
+            Problem(
+                object=f"neighbour {record.neighbour.name}",
+                field="announcements",
+                value=" ".join(command.prefixes),
+                reason=ProblemReason.NOT_APPLIED,
+                message="ExaBGP refused the command; it is repeated every 5 s",
+            )
+        )
+
+    def _on_update(self, record: Record, update: UpdateMessage) -> None:
+        if update.sent:
+            for prefix in update.withdrawn:
+                record.sent.pop(prefix, None)
+            for prefix, next_hop in update.announced:
+                record.sent[prefix] = _sent(record.neighbour.name, prefix, next_hop, update)
+            return
+        for prefix in update.withdrawn:
+            self.rib.dirty.update(record.rib.withdraw(prefix))
+        for prefix, next_hop in update.announced:
+            self.rib.dirty.update(record.rib.announce(prefix, next_hop, update.attributes))
+
+    def _on_session(self, record: Record, change: SessionChange, now: float) -> None:
+        if change.state == "up":
+            self._on_up(record, now)
+        elif change.state == "down":
+            self._on_down(record, change.reason, now)
+
+    def _on_up(self, record: Record, now: float) -> None:
+        if record.established:
+            self._on_down(record, "", now)
+        record.enter(SessionState.ESTABLISHED, now)
+        record.reason, record.message, record.reset_expected = None, "", False
+        record.peer, record.keep_until = record.open, None
+        kept = set(record.rib.stale())
+        if kept:
+            # RFC 4724 section 4.2: a family whose forwarding state the peer did not keep is dropped at once.
+            forwarding = record.peer.forwarding if record.peer is not None else ()
+            for family in Family:
+                if family not in forwarding:
+                    self.rib.dirty.update(record.rib.flush_stale(family))
+            if record.rib.stale():
+                record.keep_until = now + STALE_SECONDS
+        self._reconcile(record)
+
+    def _on_down(self, record: Record, words: str, now: float) -> None:
+        established = record.established
+        reason = record.explain_end(words)
+        if not established:
+            record.reset_expected = False
+            return
+        record.last_reason = reason
+        record.restarts += 1
+        record.enter(SessionState.CONNECTING, now)
+        record.told.clear()
+        record.sent.clear()
+        record.end_of_rib_told = False
+        record.end_of_rib_sent.clear()
+        record.end_of_rib_received.clear()
+        record.reset_expected = False
+        self._window.forget(record.neighbour.address)
+        record.rib.restart()
+        self.rib.dirty.update(record.rib.entries)
+        graceful = reason in (SessionReason.CONNECTION_CLOSED, SessionReason.CONFIGURATION_CHANGED)
+        kept_for = record.peer.restart_time if record.peer is not None and record.neighbour.graceful_restart else None
+        if graceful and kept_for:
+            record.keep_until = now + kept_for
+        else:
+            record.keep_until = None
+            self.rib.dirty.update(record.rib.flush_stale())
+
+    def _on_end_of_rib(self, record: Record, marker: EndOfRib) -> None:
+        if marker.sent:
+            record.end_of_rib_sent.add(marker.family)
+            return
+        record.end_of_rib_received.add(marker.family)
+        record.settled.add(marker.family)
+        self.rib.dirty.update(record.rib.flush_stale(marker.family))
+        if not record.rib.stale():
+            record.keep_until = None
+
+    # Time
+
+    def seconds_to_wait(self, usual: float) -> float:
+        """How long `tick` can wait: shorter while a withdrawal is under way."""
+        return QUIET_SECONDS / 2 if any(r.removing_since is not None for r in self.records.values()) else usual
+
+    def tick(self, now: float) -> bool:
+        """Does what is due: stale routes whose time is over, withdrawals that are on the wire, retries.
+
+        Returns whether anything was due.
+        """
+        due = [self._tick_one(record, now) for record in self.records.values()]
+        return any(due)
+
+    def _tick_one(self, record: Record, now: float) -> bool:
+        due = False
+        if record.keep_until is not None and now >= record.keep_until:
+            record.keep_until, due = None, True
+            self.rib.dirty.update(record.rib.flush_stale())
+        if now >= self.started + record.neighbour.graceful_restart and not record.settled.issuperset(
+            record.neighbour.families
+        ):
+            record.settled.update(record.neighbour.families)
+            due = True
+        if record.retry_at is not None and now >= record.retry_at:
+            record.retry_at, due = None, True
+            self.notes.pop(f"neighbour {record.neighbour.name} announcements", None)
+            self._reconcile(record)
+        if record.removing_since is not None and record.established:
+            self._watch_withdrawal(record, record.removing_since, now)
+        return due
+
+    def _watch_withdrawal(self, record: Record, since: float, now: float) -> None:
+        """Marks a neighbour as withdrawn from (`quiet_since` below 0) once its last UPDATE must be on the wire."""
+        if now - since >= WITHDRAW_SECONDS:
+            record.quiet_since = -1.0
+        elif record.told or record.sent or self._window.busy_with(record.neighbour.address):
+            record.quiet_since = None
+        elif record.quiet_since is None:
+            record.quiet_since = now
+        elif record.quiet_since >= 0 and now - record.quiet_since >= QUIET_SECONDS:
+            record.quiet_since = -1.0
+
+    # Commands
+
+    def _reconcile(self, record: Record) -> None:
+        """Queues the commands that turn what the neighbour was told into what it should hear."""
+        if not record.established:
+            return
+        neighbour = record.neighbour
+        wanted = {} if record.removing_since is not None else {a.prefix: a for a in neighbour.announcements}
+        surplus = [told for prefix, told in record.told.items() if prefix not in wanted]
+        changed = [announcement for prefix, announcement in wanted.items() if record.told.get(prefix) != announcement]
+        self._window.add(withdraw_commands(neighbour, surplus))
+        self._window.add(announce_commands(neighbour, changed))
+        record.told = wanted
+        if not record.end_of_rib_told:
+            record.end_of_rib_told = True
+            self._window.add(end_of_rib_command(neighbour.address, family) for family in record.families)
+
+    def command_lines(self) -> Iterator[str]:
+        """What may be written to ExaBGP now."""
+        yield from self._urgent
+        self._urgent.clear()
+        yield from self._window.lines()
+
+    # Answers
+
+    def note(self, problem: Problem) -> None:
+        """Remembers a problem under its object and field until `notes` is told otherwise."""
+        self.notes[f"{problem.object} {problem.field}"] = problem
+
+    def head(self) -> Observed:
+        """The observed state without its routes."""
+        found = self._checked
+        refusals = found.refusals if found is not None else ()
+        held_back = [(r, *self._why_held_back(r)) for r in self.records.values() if self._is_shown_refused(r)]
+        shown_refused = {record.neighbour.address for record, _, _ in held_back}
+        sessions = [r.view() for r in self.records.values() if r.neighbour.address not in shown_refused]
+        sessions += [_refused(record.neighbour, reason, text, record.since) for record, reason, text in held_back]
+        sessions += [self._refusal_view(refusal) for refusal in refusals]
+        problems = [*(found.problems if found is not None else ()), *self.notes.values()]
+        problems += [_held_back_problem(record.neighbour, reason, text) for record, reason, text in held_back]
+        return Observed(
+            generation=self.desired.generation if self.desired is not None else 0,
+            applied=self.applied,
+            started=self.started,
+            sessions=tuple(sorted(sessions, key=lambda session: session.name)),
+            settled=tuple(family for family in Family if self._is_settled(family)),
+            problems=tuple(problems),
+        )
+
+    def observed(self) -> Observed:
+        """The whole observed state. The routes are a copy."""
+        head = self.head()
+        return Observed(
+            generation=head.generation,
+            applied=head.applied,
+            started=head.started,
+            sessions=head.sessions,
+            routes=dict(self.rib.routes),
+            settled=head.settled,
+            problems=head.problems,
+        )
+
+    def detail(self) -> Detail:
+        """Everything, for a person."""
+        sent = [sent for record in self.records.values() for _, sent in sorted(record.sent.items())]
+        return Detail(observed=self.observed(), paths=tuple(self.rib.paths()), sent=tuple(sent))
+
+    def decide(self, limit: int) -> dict[str, Route | None]:
+        """Decides up to `limit` prefixes anew: see `bgp.rib.LocRib.decide`."""
+        return self.rib.decide(limit)
+
+    def _is_settled(self, family: Family) -> bool:
+        records = [record for record in self.records.values() if record.removing_since is None]
+        return self.desired is not None and all(
+            family in record.settled for record in records if family in record.neighbour.families
+        )
+
+    def _is_shown_refused(self, record: Record) -> bool:
+        return record.removing_since is None and self._held_back(record)
+
+    def _why_held_back(self, record: Record) -> tuple[SessionReason, str]:
+        neighbour = record.neighbour
+        if neighbour in self.rejected:
+            return SessionReason.CONFIGURATION_REFUSED, self.rejected[neighbour]
+        text = f"no interface of this node has {neighbour.local_address}: add the address or name another"
+        return SessionReason.LOCAL_ADDRESS_MISSING, text
+
+    def _refusal_view(self, refusal: Refusal) -> Session:
+        since = self._refused_since.setdefault(refusal.neighbour.name, self.started)
+        return _refused(refusal.neighbour, refusal.reason, refusal.message, since)
+
+
+def _refused(neighbour: Neighbour, reason: SessionReason, message: str, since: float) -> Session:
+    return Session(
+        name=neighbour.name,
+        address=neighbour.address,
+        state=SessionState.REFUSED,
+        since=since,
+        reason=reason,
+        message=message,
+    )
+
+
+def _held_back_problem(neighbour: Neighbour, reason: SessionReason, message: str) -> Problem:
+    missing = reason is SessionReason.LOCAL_ADDRESS_MISSING
+    return Problem(
+        object=f"neighbour {neighbour.name}",
+        field="local_address" if missing else "",
+        value=neighbour.local_address if missing else "",
+        reason=ProblemReason.LOCAL_ADDRESS_MISSING if missing else ProblemReason.CONFIGURATION_REFUSED,
+        message=message,
+    )
+
+
+def _session_parameters(neighbour: Neighbour) -> tuple[object, ...]:
+    """What ExaBGP compares to see whether a session must restart; the rest changes in place."""
+    return (
+        *(neighbour.local_address, neighbour.asn, neighbour.local_asn, neighbour.port, neighbour.passive),
+        *(neighbour.hold_time, neighbour.families, neighbour.password, neighbour.ttl_security, neighbour.multihop),
+        neighbour.graceful_restart,
+    )
+
+
+def _sent(session: str, prefix: str, next_hop: str, update: UpdateMessage) -> Sent:
+    attributes = update.attributes
+    return Sent(
+        session=session,
+        prefix=prefix,
+        next_hop=next_hop,
+        as_path=attributes.as_path,
+        communities=attributes.communities,
+        large_communities=attributes.large_communities,
+        local_preference=attributes.local_preference,
+        med=attributes.med,
+    )
