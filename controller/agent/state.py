@@ -13,8 +13,9 @@ from bgp.values import Observed
 from controller.agent.bell import Bell, Broadcast
 from controller.agent.files import RunFolder
 from controller.agent.ledger import Key, Ledger
+from controller.api.objects import Network
 from controller.api.reasons import Reason
-from controller.kernel.values import DriftKind
+from controller.kernel.values import DriftKind, Route
 from controller.plan.node import NodePlan, Snapshot
 
 
@@ -42,6 +43,11 @@ class State:
     is_ready: bool = False
     mtu: int = 1500
     learned_installed: int = 0
+    # Host ends whose addition is complete: only these are held to what their alias says.
+    wired: set[str] = field(default_factory=set)
+    # The routes that the last pass left in the kernel, by prefix.
+    applied: dict[Network, Route] = field(default_factory=dict)
+    rules_are_suspect: bool = True
     drift: Counter[DriftKind] = field(default_factory=Counter)
     troubles: dict[str, Trouble] = field(default_factory=dict)
     # Additions that wait for a block: which pools could serve them.

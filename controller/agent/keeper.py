@@ -1,0 +1,115 @@
+"""Keeps the snapshot: the node's NodeNetwork, the ClusterNetwork, and the Secrets that its sessions name.
+
+What vanishes is kept: a missing object means that the node knows no better, not that it has nothing to do. While the API server is
+away the last snapshot serves, also one that a former agent left in /run.
+"""
+
+import asyncio
+import base64
+import binascii
+import logging
+import random
+
+import msgspec
+
+from controller.agent.bell import Bell
+from controller.agent.state import State, Trouble
+from controller.api import ClusterNetwork, NodeNetwork
+from controller.api.nodenetwork import NodeNetworkStatus
+from controller.api.reasons import Reason
+from controller.kube.client import Api
+from controller.kube.errors import KubeError, NotFound, Unavailable
+from controller.kube.reflector import Reflector, exponential
+from controller.kube.resources import SECRETS
+from controller.kube.store import Change, Store
+from controller.kube.writer import Writer
+from controller.plan.node import Snapshot
+
+log = logging.getLogger(__name__)
+
+CLUSTER = "default"
+# Seconds between two looks at the Secrets: a changed password is noticed by then.
+SECRETS_SECONDS = 30.0
+# The key in a Secret of type kubernetes.io/basic-auth, too.
+_KEY = "password"
+
+
+class Keeper:
+    """Feeds `state.snapshot`; also writes the status, since it has the connection."""
+
+    def __init__(self, state: State, api: Api) -> None:
+        """Asks nothing before `run`."""
+        self._state, self._api = state, api
+        self._store = Store((NodeNetwork, ClusterNetwork))
+        self._writer = Writer(api)
+        self._secrets = Bell()
+        backoff = exponential(random.SystemRandom(), most=5.0)
+        self._reflectors = [
+            Reflector(api, self._store, kind, backoff=backoff, on_change=self._on_change).named(name)
+            for kind, name in ((NodeNetwork, state.node), (ClusterNetwork, CLUSTER))
+        ]
+
+    async def run(self) -> None:
+        """Watches until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for reflector in self._reflectors:
+                tasks.create_task(reflector.run(), name=f"watch {reflector.name}")
+            tasks.create_task(self._read_secrets(), name="secrets")
+
+    async def write_status(self, name: str, status: NodeNetworkStatus) -> None:
+        """Writes the node's status. Raises KubeError."""
+        node = self._state.snapshot.node
+        await self._writer.set_status(NodeNetwork, name, node.metadata.uid if node else "", status)
+
+    def _on_change(self, change: Change) -> None:
+        state = self._state
+        troubled = [reflector.trouble for reflector in self._reflectors if reflector.trouble]
+        state.set_trouble("api", Trouble(Reason.SNAPSHOT_STALE, str(troubled[0])) if troubled else None)
+        node = self._store.get(NodeNetwork, state.node) or state.snapshot.node
+        cluster = self._store.get(ClusterNetwork, CLUSTER) or state.snapshot.cluster
+        if change.removed:
+            log.warning("%s %s is gone: the last one stays in force", change.kind.__name__, ", ".join(change.removed))
+        for invalid in self._store.invalid():
+            log.error("%s %s, field %s: %s", invalid.kind, invalid.name, invalid.field, invalid.message)
+        if node != state.snapshot.node or cluster != state.snapshot.cluster:
+            is_news = _spec(node) != _spec(state.snapshot.node) or cluster != state.snapshot.cluster
+            self._take(msgspec.structs.replace(state.snapshot, node=node, cluster=cluster), is_news=is_news)
+            self._secrets.ring()
+
+    def _take(self, snapshot: Snapshot, *, is_news: bool) -> None:
+        state = self._state
+        state.snapshot = snapshot
+        if is_news:
+            # Our own status comes back by the watch, too; only what we are to do is worth a file and a pass.
+            state.folder.store_snapshot(snapshot)
+            state.reconcile.ring()
+        state.report.ring()
+
+    async def _read_secrets(self) -> None:
+        while True:
+            await self._secrets.wait(SECRETS_SECONDS)
+            node = self._state.snapshot.node
+            names = {s.password_secret for s in node.spec.sessions if s.password_secret} if node else set()
+            passwords = {name: found for name in sorted(names) if (found := await self._password(name)) is not None}
+            if passwords != self._state.snapshot.passwords:
+                self._take(msgspec.structs.replace(self._state.snapshot, passwords=passwords), is_news=True)
+
+    async def _password(self, name: str) -> str | None:
+        """The password; None if there is none; the known one if the server can't be asked."""
+        try:
+            raw = await self._api.get(SECRETS, name, self._api.namespace)
+            return base64.b64decode((raw.get("data") or {})[_KEY], validate=True).decode("ascii")
+        except (NotFound, KeyError):
+            return None
+        except (binascii.Error, UnicodeDecodeError):
+            log.error("Secret %s, field data.%s: not ASCII, as TCP MD5 passwords are here", name, _KEY)
+            return None
+        except Unavailable:
+            return self._state.snapshot.passwords.get(name)
+        except KubeError as error:
+            log.error("Secret %s can't be read: %s", name, error)
+            return self._state.snapshot.passwords.get(name)
+
+
+def _spec(node: NodeNetwork | None) -> object:
+    return None if node is None else (node.spec, node.metadata.uid, node.metadata.generation)

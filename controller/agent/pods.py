@@ -1,0 +1,130 @@
+"""Pods' veths for the agent's event loop: kernel work on a worker thread, removals after the reply.
+
+Implements `controller.agent.attach.PodKernel`. One thread suffices: wiring takes about a millisecond, and the kernel serialises it
+behind one lock (RTNL) anyway. Removals wait for the kernel's grace periods, so they have a thread of their own.
+"""
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from controller.agent.state import State
+from controller.api.objects import Address
+from controller.cni.result import CniError, ErrorCode
+from controller.kernel import conntrack, pods
+from controller.kernel.netlink import KernelError
+from controller.kernel.values import Attachment, PodLink, host_interface_name
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# Seconds between two looks for rests that are over and for veths that nobody holds.
+SWEEP_SECONDS = 5.0
+
+
+class PodEffects:
+    """The real effects; `close` ends its threads."""
+
+    def __init__(self, state: State) -> None:
+        """Starts no thread before the first use."""
+        self._state = state
+        self._wiring = ThreadPoolExecutor(1, "wiring")
+        self._removing = ThreadPoolExecutor(4, "removing")
+
+    def close(self) -> None:
+        """Waits for what was begun."""
+        self._wiring.shutdown()
+        self._removing.shutdown()
+
+    async def adopt(self) -> None:
+        """At start: takes over the pods that the kernel has, and the rests that a former agent left in its file."""
+        state = self._state
+        links = await self.links()
+        state.ledger.adopt(links, state.folder.load_resting())
+        state.wired = {link.name for link in links if link.attachment is not None}
+
+    async def sweep(self) -> None:
+        """The task that ends rests and removes veths without alias that no addition holds; runs until cancelled."""
+        state = self._state
+        suspects: set[str] = set()
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            rested = tuple(a for a, until in state.ledger.resting.items() if until <= state.clock())
+            if rested:
+                await self._on(self._removing, functools.partial(_forget, rested))
+                state.ledger.forget_rested(state.clock())
+                state.folder.store_resting(state.ledger.resting)
+                # An empty block may be given back now.
+                state.reconcile.ring()
+            in_flight = {host_interface_name(*key) for key in state.ledger.used.values()}
+            nameless = {link.name for link in await self.links() if link.attachment is None} - in_flight
+            # Twice in a row: an addition that began after the ledger was read is no suspect.
+            for name in nameless & suspects:
+                log.warning("interface %s has no readable alias and no addition holds it: removed", name)
+                self.remove_later(name)
+            suspects = nameless
+
+    async def wire(self, netns: int, attachment: Attachment, mtu: int) -> None:
+        """See `PodKernel.wire`."""
+        name = host_interface_name(attachment.container_id, attachment.interface)
+        work = asyncio.ensure_future(self._on(self._wiring, lambda: pods.wire_pod(netns, attachment, mtu)))
+        try:
+            # The thread can't be stopped: a cancelled addition waits for it and takes the veth away again.
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.wait([work])
+            self.remove_later(name)
+            raise
+        except pods.InterfaceExists as error:
+            raise CniError(
+                ErrorCode.INTERFACE_EXISTS,
+                f"container {attachment.container_id}, interface {attachment.interface}: {error}",
+                "call DEL first, or use another interface name",
+            ) from error
+        except (KernelError, ValueError, OSError) as error:
+            raise CniError(
+                ErrorCode.KERNEL,
+                f"container {attachment.container_id}, interface {attachment.interface}: {error}",
+                "see the agent's log; the runtime tries again",
+            ) from error
+        self._state.wired.add(name)
+
+    def remove_later(self, name: str) -> None:
+        """See `PodKernel.remove_later`."""
+        self._state.wired.discard(name)
+        self._removing.submit(_removed, name)
+
+    async def problems(self, netns: int, attachment: Attachment, mtu: int) -> list[str]:
+        """See `PodKernel.problems`."""
+        name = host_interface_name(attachment.container_id, attachment.interface)
+        (link,) = [link for link in await self.links() if link.name == name] or [
+            PodLink(name, 0, False, mtu, attachment)
+        ]
+        drifts = await self._on(self._wiring, lambda: pods.pod_problems(netns, link))
+        return [f"{drift.kind}: {drift.what}" for drift in drifts]
+
+    async def links(self) -> list[PodLink]:
+        """See `PodKernel.links`."""
+        return await self._on(self._wiring, pods.read_pods)
+
+    async def _on(self, executor: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(executor, work)
+
+
+def _removed(name: str) -> None:
+    try:
+        pods.unwire_pod(name)
+    except KernelError as error:
+        # The resync finds what is left.
+        log.error("interface %s was not removed: %s", name, error)
+
+
+def _forget(addresses: tuple[Address, ...]) -> None:
+    try:
+        conntrack.forget(addresses)
+    except KernelError as error:
+        log.error("conntrack entries of released addresses stay: %s", error)

@@ -1,0 +1,185 @@
+"""Brings kernel and speaker to the plan: reads back, computes, writes only what is wrong. One task of the agent.
+
+It runs whenever something changed: the objects, a learned route, or, by the watcher, the kernel itself; and on a timer.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+
+from controller.agent.speaker import Speaking
+from controller.agent.state import State, Trouble
+from controller.api.objects import Network
+from controller.api.reasons import Reason
+from controller.kernel import pods, routes, surroundings
+from controller.kernel.netlink import KernelError
+from controller.kernel.rules import RuleTable
+from controller.kernel.values import (
+    Drift,
+    PodLink,
+    Route,
+    RouteChanges,
+    RouteFailure,
+    RouteReason,
+    Rules,
+    host_interface_name,
+    route_changes,
+)
+from controller.plan.drift import route_drift
+from controller.plan.learned import Links, kept_while_unsettled, route_table
+from controller.plan.node import Local, NodePlan, plan_node
+from controller.plan.speaking import Surroundings
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Table = dict[Network, Route]
+
+# Seconds between two passes at least: a burst of changes is one pass.
+PAUSE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Readback:
+    """What the kernel holds, read in one go: routes before pods, so that a pod that is being wired is at worst written twice."""
+
+    routes: list[Route]
+    pods: list[PodLink]
+    uplinks: tuple[surroundings.Uplink, ...]
+
+    @property
+    def links(self) -> Links:
+        """Networks that are directly reachable, and by which device."""
+        return tuple((network, uplink.name) for uplink in self.uplinks for network in uplink.networks)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a pass did: what failed, what others had changed, and the routes that are in the kernel now."""
+
+    failures: list[RouteFailure]
+    drifts: list[Drift]
+    applied: Table
+
+
+class Reconciler:
+    """Applies plans; the only one who writes routes, rules and repairs."""
+
+    def __init__(self, state: State, speaking: Speaking, resync_seconds: float | None) -> None:
+        """`resync_seconds` None: only what is heard of is repaired."""
+        self._state, self._speaking, self._resync = state, speaking, resync_seconds
+        self._worker = ThreadPoolExecutor(1, "reconciler")
+        self._table = RuleTable()
+        self._rules: Rules | None = None
+
+    async def run(self) -> None:
+        """Works until cancelled."""
+        state = self._state
+        while True:
+            if not await state.reconcile.wait(self._resync):
+                state.rules_are_suspect = True
+            try:
+                await self._pass()
+                state.set_trouble("kernel", None)
+            except KernelError as error:
+                log.error("the kernel refused: %s", error)
+                state.set_trouble("kernel", Trouble(Reason.APPLY_FAILED, str(error)))
+                asyncio.get_running_loop().call_later(1.0, state.reconcile.ring)
+            await asyncio.sleep(PAUSE)
+
+    async def _pass(self) -> None:
+        state = self._state
+        readback = await self._on_worker(_read)
+        self._adopt_removals(readback.pods)
+        plan = plan_node(state.snapshot, self._local(readback))
+        if plan is None:
+            return
+        before, state.plan = state.plan, plan
+        state.mtu = min((uplink.mtu for uplink in readback.uplinks), default=state.mtu)
+        self._remember_held(plan)
+        table = route_table(plan.routes, state.observed.routes, readback.links)
+        wired = frozenset(state.wired)
+        outcome = await self._on_worker(lambda: self._write(plan, readback, table, wired))
+        state.applied = outcome.applied
+        self._count(outcome.drifts)
+        self._note(outcome.failures)
+        own = {route.prefix for route in plan.routes}
+        state.learned_installed = sum(prefix not in own for prefix in table)
+        self._speaking.want(plan.desired)
+        self._become_ready()
+        if before is None or before.blocks != plan.blocks:
+            state.blocks_changed.ring()
+        state.report.ring()
+
+    def _local(self, readback: Readback) -> Local:
+        addresses = tuple(str(address) for uplink in readback.uplinks for address in uplink.addresses)
+        networks = tuple(dict.fromkeys(str(network) for network, _ in readback.links))
+        occupied = self._state.ledger.occupied
+        pods_complete = tuple(link for link in readback.pods if link.name in self._state.wired)
+        return Local(pods_complete, occupied, Surroundings(addresses, networks))
+
+    def _adopt_removals(self, links: Iterable[PodLink]) -> None:
+        """Releases the addresses of pods whose veth is gone: their namespace went without a DEL."""
+        state = self._state
+        present = {link.name for link in links}
+        for key in set(state.ledger.used.values()):
+            name = host_interface_name(*key)
+            if name in state.wired and name not in present:
+                state.wired.discard(name)
+                state.ledger.release(key, state.clock())
+                state.folder.store_resting(state.ledger.resting)
+
+    def _write(self, plan: NodePlan, readback: Readback, table: Table, wired: frozenset[str]) -> Outcome:
+        """On the worker thread: routes, pods' host ends and rules."""
+        changes = route_changes(table.values(), readback.routes)
+        kept = set(kept_while_unsettled(changes.delete, frozenset(self._state.observed.settled)))
+        changes = RouteChanges(changes.create, changes.replace, tuple(r for r in changes.delete if r not in kept))
+        drifts = route_drift(changes, self._state.applied)
+        failures = routes.apply_routes(changes)
+        drifts += pods.repair_pods(wired)
+        if self._rules != plan.rules or self._state.rules_are_suspect:
+            self._state.rules_are_suspect = False
+            drifts += self._table.apply(plan.rules)
+            self._rules = plan.rules
+        return Outcome(failures, drifts, {**table, **{route.prefix: route for route in kept}})
+
+    def _count(self, drifts: list[Drift]) -> None:
+        for drift in drifts:
+            log.warning("repaired %s: %s", drift.kind, drift.what)
+            self._state.drift[drift.kind] += 1
+
+    def _note(self, failures: list[RouteFailure]) -> None:
+        # A pod may go while its route is written.
+        lasting = [failure for failure in failures if failure.reason is not RouteReason.LINK_MISSING]
+        if not lasting:
+            self._state.set_trouble("routes", None)
+            return
+        foreign = any(failure.reason is RouteReason.FOREIGN_ROUTE for failure in lasting)
+        texts = "; ".join(f"{failure.route.prefix}: {failure.reason} {failure.detail}" for failure in lasting[:5])
+        reason = Reason.FOREIGN_ROUTE if foreign else Reason.APPLY_FAILED
+        self._state.set_trouble("routes", Trouble(reason, f"{texts}; {reason.remedy}"))
+
+    def _remember_held(self, plan: NodePlan) -> None:
+        state = self._state
+        if state.snapshot.held != plan.blocks:
+            state.snapshot = msgspec.structs.replace(state.snapshot, held=plan.blocks)
+            state.folder.store_snapshot(state.snapshot)
+
+    def _become_ready(self) -> None:
+        if not self._state.is_ready:
+            self._state.is_ready = True
+            self._state.folder.mark_ready()
+            log.info("node %s is ready for pods", self._state.node)
+
+    async def _on_worker(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._worker, work)
+
+
+def _read() -> Readback:
+    found = routes.read_routes()
+    return Readback(found, pods.read_pods(), surroundings.uplinks())
