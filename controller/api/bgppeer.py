@@ -117,6 +117,10 @@ class BGPPeerSpec(Struct, frozen=True, kw_only=True, rename="camel", omit_defaul
         ),
         rule("!(has(self.ttlSecurity) && has(self.multihop))", "ttlSecurity and multihop exclude each other"),
         rule(
+            "!has(self.peerSelector) || self.port == 179",
+            "port goes with address: among each other nodes use BGPConfiguration's listenPort",
+        ),
+        rule(
             "!has(self.sourceAddress) || has(self.address)",
             "sourceAddress goes with address: nodes use their own InternalIP among each other",
         ),

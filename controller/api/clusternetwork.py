@@ -51,6 +51,7 @@ class ClusterNetwork(Resource, frozen=True, kw_only=True, rename="camel"):
     """What every node must know: pools, ranges and members of the node mesh. Written by podroute alone."""
 
     PLURAL: ClassVar[str] = "clusternetworks"
+    BY_PODROUTE_ALONE: ClassVar[bool] = True
     COLUMNS: ClassVar[tuple[tuple[str, str, str, int], ...]] = (
         ("Services", "string", ".spec.serviceRanges", 0),
         ("Age", "date", ".metadata.creationTimestamp", 0),

@@ -72,7 +72,8 @@ def _struct_schema(declared: inspect.StructType) -> Schema:
         schema = schema_of(field.type)
         if field.default not in (msgspec.NODEFAULT, None):
             schema["default"] = msgspec.to_builtins(field.default)
-            if schema["default"] in ([], {}) and schema.get("type") != "object":
+            # An empty text or list says no more than an absent one, and "" would break a format such as date-time.
+            if schema["default"] in ((), [], {}, "") and schema.get("type") != "object":
                 del schema["default"]
         if field.required:
             required.append(field.encode_name)
@@ -102,6 +103,8 @@ def custom_resource_definition(kind: type[Resource]) -> Schema:
     }
     if "status" in properties:
         properties["status"].pop("default", None)
+    if kind.BY_PODROUTE_ALONE:
+        properties = _without_rules(properties)
     schema = {**body, "properties": properties}
     schema["required"] = [name for name in body.get("required", ()) if name not in _METADATA] or None
     if "spec" in properties and "default" in properties["spec"]:
@@ -136,6 +139,13 @@ def custom_resource_definition(kind: type[Resource]) -> Schema:
             ],
         },
     }
+
+
+def _without_rules(schema: Any) -> Any:
+    """The schema without CEL rules: what they check was checked in the objects that it follows from, and costs too much again."""
+    if isinstance(schema, dict):
+        return {key: _without_rules(value) for key, value in schema.items() if key != "x-kubernetes-validations"}
+    return [_without_rules(value) for value in schema] if isinstance(schema, list) else schema
 
 
 def rendered(kind: type[Resource]) -> str:

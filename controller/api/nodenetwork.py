@@ -142,6 +142,7 @@ class NodeNetwork(Resource, frozen=True, kw_only=True, rename="camel"):
     """One node's part: the operator writes what it is to do, its agent what it does. Written by podroute alone."""
 
     PLURAL: ClassVar[str] = "nodenetworks"
+    BY_PODROUTE_ALONE: ClassVar[bool] = True
     COLUMNS: ClassVar[tuple[tuple[str, str, str, int], ...]] = (
         ("Addresses", "string", ".spec.addresses", 0),
         ("Pods", "integer", ".status.pods", 0),

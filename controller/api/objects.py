@@ -127,6 +127,8 @@ class Resource(Struct, frozen=True, kw_only=True, rename="camel"):
     SHORT_NAMES: ClassVar[tuple[str, ...]] = ()
     # (name, type, JSON path, priority): what `kubectl get` shows.
     COLUMNS: ClassVar[tuple[tuple[str, str, str, int], ...]] = ()
+    # Written by operator and agents only: the API server checks its shape and no more.
+    BY_PODROUTE_ALONE: ClassVar[bool] = False
     # CEL rules on the whole object.
     RULES: ClassVar[tuple[dict[str, str], ...]] = ()
 

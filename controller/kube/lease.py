@@ -1,0 +1,119 @@
+"""The Lease that says which operator writes (coordination.k8s.io/v1): the first of two fences; creating an IPBlock is the second.
+
+As in client-go's leader election, clocks of machines are never compared: somebody else's Lease has run out once it has not changed
+for its duration on our own monotonic clock. The holder stops writing before others may take over. Called by the operator.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from controller.kube.client import Api
+from controller.kube.errors import AlreadyExists, Conflict, NotFound
+from controller.kube.resources import LEASES
+
+
+class LeaseTerms(msgspec.Struct, frozen=True):
+    """Seconds: how long a Lease lasts without renewal, how long its holder trusts it, and how often it is renewed.
+
+    A holder that cannot renew stops writing `duration - trusted` seconds before anybody else may start.
+    """
+
+    duration: float = 15.0
+    trusted: float = 10.0
+    renew: float = 3.0
+
+
+class Lease:
+    """One named Lease. `identity` must be another for each process, also for two on one machine."""
+
+    def __init__(self, api: Api, name: str, namespace: str, identity: str, terms: LeaseTerms) -> None:
+        self._api = api
+        self._name = name
+        self._namespace = namespace
+        self._identity = identity
+        self.terms = terms
+        self._renewed: float | None = None
+        self._seen: tuple[str, float] = ("", 0.0)
+        self.holder = ""
+
+    def is_held(self, now: float) -> bool:
+        """Whether this process may write at `now` (monotonic seconds)."""
+        return self._renewed is not None and now - self._renewed < self.terms.trusted
+
+    async def renew(self, now: float, wall: datetime) -> bool:
+        """Takes or renews the Lease, if that is allowed; the answer is `is_held`. Raises KubeError if the server can't be asked.
+
+        `now` must be read before the call: the Lease counts from when the request was sent, not from when it was answered.
+        """
+        try:
+            raw = await self._api.get(LEASES, self._name, self._namespace)
+        except NotFound:
+            return await self._create(now, wall)
+        spec = raw.get("spec") or {}
+        self.holder = spec.get("holderIdentity") or ""
+        if self.holder != self._identity and not self._has_run_out(raw, now):
+            self._renewed = None
+            return False
+        transitions = int(spec.get("leaseTransitions") or 0) + (self.holder != self._identity)
+        raw["spec"] = self._spec(wall, transitions, None if self.holder != self._identity else spec.get("acquireTime"))
+        try:
+            await self._api.replace(LEASES, raw, self._namespace)
+        except Conflict:
+            # Somebody else wrote between the two requests. What we hold lasts as long as it would have anyway.
+            return self.is_held(now)
+        self.holder = self._identity
+        self._renewed = now
+        return True
+
+    async def release(self, now: float, wall: datetime) -> None:
+        """Gives the Lease up, so that the next operator need not wait for its end. Stops writing at once."""
+        held, self._renewed = self.is_held(now), None
+        if not held:
+            return
+        raw = await self._api.get(LEASES, self._name, self._namespace)
+        if (raw.get("spec") or {}).get("holderIdentity") != self._identity:
+            return
+        raw["spec"] = {**self._spec(wall, int(raw["spec"].get("leaseTransitions") or 0), None), "holderIdentity": ""}
+        await self._api.replace(LEASES, raw, self._namespace)
+
+    def drop(self) -> None:
+        """Stops writing at once, without telling anybody."""
+        self._renewed = None
+
+    async def _create(self, now: float, wall: datetime) -> bool:
+        metadata = {"name": self._name, "namespace": self._namespace}
+        body = {
+            "apiVersion": LEASES.api_version,
+            "kind": "Lease",
+            "metadata": metadata,
+            "spec": self._spec(wall, 0, None),
+        }
+        try:
+            await self._api.create(LEASES, body, self._namespace)
+        except AlreadyExists:
+            return False
+        self.holder = self._identity
+        self._renewed = now
+        return True
+
+    def _has_run_out(self, raw: dict[str, Any], now: float) -> bool:
+        """Whether the Lease is free: given up, or unchanged for its duration as we saw it."""
+        version = str(raw["metadata"].get("resourceVersion", ""))
+        if not self.holder:
+            return True
+        if self._seen[0] != version:
+            self._seen = (version, now)
+            return False
+        return now - self._seen[1] >= float((raw.get("spec") or {}).get("leaseDurationSeconds") or self.terms.duration)
+
+    def _spec(self, wall: datetime, transitions: int, acquired: str | None) -> dict[str, Any]:
+        stamp = wall.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        return {
+            "holderIdentity": self._identity,
+            "leaseDurationSeconds": max(1, int(self.terms.duration)),
+            "acquireTime": acquired or stamp,
+            "renewTime": stamp,
+            "leaseTransitions": transitions,
+        }
