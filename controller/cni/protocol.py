@@ -49,7 +49,11 @@ class Answer:
 
 def encoded_call(call: Call) -> bytes:
     """The call as it is sent, length included."""
-    variables = [f"{name}={value}".encode() for name, value in call.environment.items() if name.startswith("CNI_")]
+    variables = [
+        f"{name}={value}".encode(errors="surrogateescape")
+        for name, value in call.environment.items()
+        if name.startswith("CNI_")
+    ]
     return _framed(b"".join(text + b"\0" for text in variables) + b"\0" + call.stdin)
 
 

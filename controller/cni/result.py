@@ -32,6 +32,7 @@ class ErrorCode(IntEnum):
     INTERFACE_EXISTS = 100
     CHECK_FAILED = 101
     KERNEL = 102
+    INTERNAL = 103
 
 
 class CniError(Exception):
