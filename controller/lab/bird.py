@@ -1,6 +1,7 @@
 """The configuration of BIRD, as a ToR and as the spine, as text. Pure; `routers` writes it and starts BIRD with it.
 
-What BIRD takes is kept under tests/golden and was accepted by `bird -p`. The rules for sessions with nodes are those of `frr`.
+What BIRD takes is kept under tests/golden and was accepted by `bird -p`. The rules for sessions with nodes are those of
+`frr`.
 """
 
 from controller.lab.frr import HOLD_S, MOST_PREFIXES
@@ -46,7 +47,9 @@ def _attribute(family: str) -> str:
 
 
 def _frame(router_id: str, connected: tuple[str, ...]) -> str:
-    """What every BIRD has: `connected` names the interfaces whose subnets are announced; the kernel gets equal-cost paths together."""
+    """What every BIRD has: `connected` names the interfaces whose subnets are announced; the kernel gets equal-cost
+    paths together.
+    """
     interfaces = ", ".join(f'"{name}"' for name in connected)
     kernels = "".join(
         f"protocol kernel {{ merge paths on; {family} {{ import none; export where source = RTS_BGP; }}; }}\n"

@@ -1,18 +1,23 @@
 """Bringing a lab up: packages, programs, images, wires, control plane, nodes. Called by `Lab.up`.
 
-A second run of a lab that runs changes nothing. A start that fails, or is interrupted, is undone, unless it is asked to be kept.
+A second run of a lab that runs changes nothing. A start that fails, or is interrupted, is undone, unless it is asked to
+be kept.
 """
 
 import base64
 import json
 import secrets
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
-import controller
+from controller.lab import podroute
 from controller.lab import programs as lab_programs
 from controller.lab.controlplane import ControlPlaneFiles, api_server, control_plane_machine, kubeconfig, tokens_csv
 from controller.lab.errors import LabError, Refusal
@@ -20,21 +25,22 @@ from controller.lab.execute import run_checked, wait_until
 from controller.lab.images import ensure_images
 from controller.lab.machine import Machine, MachineSpec, start_machine, wait_for_machine
 from controller.lab.network import NAMESPACES, apply_batches, batches_for, create_namespaces, routes_for_reference
-from controller.lab.node import import_images, kube_proxy, kubelet, node_machine, node_object
+from controller.lab.node import node_machine, node_object
 from controller.lab.packages import ensure_packages
+from controller.lab.power import processes_of_node
 from controller.lab.routers import router_machine
 from controller.lab.state import Cni, LabState, exclusive, lab_folder, read_state, write_state
 from controller.lab.teardown import require_root, undo
 from controller.lab.topology import Topology, make_topology
 
-ROOT = Path(controller.__file__).resolve().parents[1]
-SOURCES = "/opt/podroute"
 READY_LIMIT_S = 90.0
 Report = Callable[[str], None]
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """What `up` was asked for. `containerd` is "1" (the distribution's) or "2" (built); `keep` leaves a failed start for inspection."""
+    """What `up` was asked for. `containerd` is "1" (the distribution's) or "2" (built); `keep` leaves a failed start
+    for inspection.
+    """
 
     name: str = "lab"
     nodes: int = 4
@@ -61,8 +67,23 @@ def bring_up(wanted: Wanted, report: Report) -> LabState:
         except BaseException:
             if not wanted.keep:
                 report(f"the start did not succeed: removing lab {wanted.name}")
-                undo(wanted.name)
+                with _uninterrupted():
+                    undo(wanted.name)
             raise
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """A second Ctrl-C must not leave half of what the first one is removing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def programs_for(wanted: Wanted) -> list[lab_programs.Program]:
@@ -104,7 +125,7 @@ class _Start:
         self.wanted, self.topology, self.programs, self.images, self.report = wanted, topology, programs, images, report
         self.folder = lab_folder(wanted.name)
         self.files = ControlPlaneFiles(self.folder / "cp")
-        self.sources = ((str(ROOT), SOURCES),)
+        self.sources = ((str(podroute.ROOT), podroute.SOURCES),)
         self.state = LabState(
             topology=topology,
             cni=wanted.cni,
@@ -112,6 +133,7 @@ class _Start:
             phase="starting",
             created=time.time(),
             programs={name: str(path) for name, path in programs.items()},
+            images=tuple(str(path) for path in images),
             namespaces={place: topology.namespace(place) for place in topology.namespace_places},
             folders={name: str(self.folder / name) for name in topology.machine_names},
             kubeconfig=str(self.files.kubeconfig("admin")),
@@ -132,7 +154,9 @@ class _Start:
         self._wait_for_api()
         self._join_nodes()
         self._wait_for_routers()
-        if self.wanted.cni == "reference":
+        if self.wanted.cni == "podroute":
+            self._install_podroute()
+        if self.wanted.cni != "none":
             self._wait_for_nodes()
         self.state = msgspec.structs.replace(self.state, phase="running")
         write_state(self.state)
@@ -158,18 +182,21 @@ class _Start:
         specs |= {router: router_machine(self.topology, router) for router in self.topology.router_names}
         specs["outside"] = MachineSpec(hostname="outside", memory="256m")
         specs |= {
-            node: node_machine(node, self.wanted.cni, self.programs, self.sources)
-            for node in self.topology.node_names
+            node: node_machine(node, self.wanted.cni, self.programs, self.sources) for node in self.topology.node_names
         }
         for name, spec in specs.items():
-            start_machine(self.machine(name), spec, ROOT)
+            start_machine(self.machine(name), spec, podroute.ROOT)
         for name in specs:
             wait_for_machine(self.machine(name))
 
     def _write_kubeconfigs(self, tokens: Mapping[str, str]) -> None:
         """Once the API server has made its authority."""
         authority = self.files.authority
-        wait_until(lambda: authority.exists() and authority.stat().st_size, READY_LIMIT_S, "the API server writes its certificate")
+        wait_until(
+            lambda: authority.exists() and authority.stat().st_size,
+            READY_LIMIT_S,
+            "the API server writes its certificate",
+        )
         text = base64.b64encode(authority.read_bytes()).decode()
         server = api_server(self.topology)
         for name in ("admin", "controller-manager", "scheduler", "proxy"):
@@ -182,7 +209,10 @@ class _Start:
         self.report("waiting for the API server")
         wait_until(lambda: self.kubectl("get", "--raw", "/readyz"), READY_LIMIT_S, "the API server is ready", 0.2)
         wait_until(
-            lambda: self.kubectl("get", "clusterrolebinding", "system:node-proxier"), READY_LIMIT_S, "the default roles exist", 0.2
+            lambda: self.kubectl("get", "clusterrolebinding", "system:node-proxier"),
+            READY_LIMIT_S,
+            "the default roles exist",
+            0.2,
         )
 
     def _join_nodes(self) -> None:
@@ -190,11 +220,21 @@ class _Start:
         items = [node_object(node, self.topology, self.wanted.cni) for node in self.topology.node_names]
         self.kubectl("create", "-f", "-", text=json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
         for node in self.topology.node_names:
-            machine = self.machine(node)
-            machine.start(kubelet(node, self.topology, machine.folder, self.programs["kubelet"]))
-            machine.start(kube_proxy(node, machine.folder, self.programs["kube-proxy"]))
-            machine.start(import_images(self.programs, self.images))
+            for process in processes_of_node(self.state, node):
+                self.machine(node).start(process)
         self.kubectl("apply", "-f", str(Path(__file__).with_name("coredns.yaml")))
+
+    def _install_podroute(self) -> None:
+        self.report("installing podroute")
+        text = base64.b64encode(self.files.authority.read_bytes()).decode()
+        server = api_server(self.topology)
+        podroute.install(
+            self.kubectl,
+            self.topology,
+            self.machine,
+            lambda path, token: _write_secret(path, kubeconfig(server, text, token)),
+        )
+        podroute.apply_manifests(self.kubectl, podroute.examples_for(self.topology))
 
     def _wait_for_routers(self) -> None:
         """Until outside and control plane reach every node: the ToRs and the spine have met."""
@@ -202,13 +242,18 @@ class _Start:
             for place, address in zip(("cp", "outside"), self.topology.addresses(node), strict=True):
                 namespace = NAMESPACES / self.topology.namespace(place)
                 ping = ["nsenter", f"--net={namespace}", "ping", "-c1", "-W1", "-q", address]
-                wait_until(lambda argv=ping: run_checked(argv), READY_LIMIT_S, f"{place} reaches {node} at {address}")
+                wait_until(partial(run_checked, ping), READY_LIMIT_S, f"{place} reaches {node} at {address}")
 
     def _wait_for_nodes(self) -> None:
         self.report("waiting for nodes and cluster DNS")
         self.kubectl("wait", "--for=condition=Ready", "nodes", "--all", f"--timeout={READY_LIMIT_S:.0f}s")
         self.kubectl(
-            "wait", "-n", "kube-system", "--for=condition=Available", "deployment/coredns", f"--timeout={READY_LIMIT_S:.0f}s"
+            "wait",
+            "-n",
+            "kube-system",
+            "--for=condition=Available",
+            "deployment/coredns",
+            f"--timeout={READY_LIMIT_S:.0f}s",
         )
 
 

@@ -1,4 +1,6 @@
-"""The cgroups of a lab on the host: one for each machine, in every hierarchy, made before the machine and removed after it."""
+"""The cgroups of a lab on the host: one for each machine, in every hierarchy, made before the machine and removed after
+it.
+"""
 
 import os
 import time
@@ -32,7 +34,7 @@ def make_cgroups(lab: str, machine: str) -> list[Path]:
 
 
 def _prepare(path: Path) -> None:
-    """A cpuset takes no process before it has CPUs and memory; version 2 hands on only the controllers that are named."""
+    """A cpuset takes no process before it has CPUs and memory; version 2 hands on only controllers named."""
     if is_v1() and (path / "cpuset.cpus").exists():
         for name in ("cpuset.cpus", "cpuset.mems"):
             if not (path / name).read_text().strip():
@@ -60,7 +62,9 @@ def processes_in(path: Path) -> set[int]:
 
 
 def remove_cgroups(lab: str) -> list[Path]:
-    """Remove a lab's cgroups, deepest first; gives those that could not be removed because something still runs in them."""
+    """Remove a lab's cgroups, deepest first; gives those that could not be removed because something still runs in
+    them.
+    """
     deadline = time.monotonic() + REMOVE_LIMIT_S
     while True:
         for path in _deepest_first(lab):

@@ -15,12 +15,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from controller.lab import bringup, teardown
+from controller.lab import bringup, power, teardown
 from controller.lab.errors import LabError, Refusal
 from controller.lab.execute import run_checked
 from controller.lab.machine import Machine, ProcessSpec
 from controller.lab.network import NAMESPACES
-from controller.lab.routers import BIRD_SOCKET, is_bird
+from controller.lab.routers import is_bird
 from controller.lab.state import LabState, lab_folder, read_state
 from controller.lab.topology import Topology
 
@@ -38,8 +38,12 @@ class Lab:
         self.state = state
 
     @classmethod
-    def up(cls, name: str = "lab", *, wanted: bringup.Wanted | None = None, report: Report = _silent, **shape: Any) -> Self:
-        """Bring a lab up, or find it as it is wanted already. `shape` are the fields of `bringup.Wanted` (nodes, racks, tors, cni)."""
+    def up(
+        cls, name: str = "lab", *, wanted: bringup.Wanted | None = None, report: Report = _silent, **shape: Any
+    ) -> Self:
+        """Bring a lab up, or find it as it is wanted already. `shape` are the fields of `bringup.Wanted` (nodes, racks,
+        tors, cni).
+        """
         return cls(bringup.bring_up(wanted or bringup.Wanted(name=name, **shape), report))
 
     @classmethod
@@ -96,6 +100,15 @@ class Lab:
         """The start of a kubectl command line, for whoever runs it himself."""
         return bringup.kubectl_command(self.state)
 
+    def environment(self, machine: str) -> dict[str, str]:
+        """What a shell in a machine is given: the programs of the cluster on PATH, and in `cp` the administrator's
+        kubeconfig.
+        """
+        folders = dict.fromkeys(str(Path(path).parent) for path in self.state.programs.values())
+        path = ":".join((*folders, "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"))
+        own = {"KUBECONFIG": self.state.kubeconfig, "KUBECACHEDIR": "/run/kubectl-cache"} if machine == "cp" else {}
+        return {"PATH": path, **own}
+
     def get(self, *arguments: str) -> Any:
         """`kubectl get … -o json`, decoded."""
         return json.loads(self.kubectl("get", *arguments, "-o", "json"))
@@ -111,7 +124,7 @@ class Lab:
 
     def birdc(self, router: str, command: str) -> str:
         """Ask a BIRD router."""
-        return self.machine(router).run(["birdc", "-s", BIRD_SOCKET, *command.split()])
+        return self.machine(router).run(["birdc", *command.split()])
 
     def is_bird(self, router: str) -> bool:
         """Whether to use `birdc` rather than `vtysh`."""
@@ -128,6 +141,14 @@ class Lab:
     def pid(self, machine: str, process: str) -> int | None:
         """The host's pid of a supervised process; None while it is down."""
         return self.machine(machine).pid(process)
+
+    def power_off(self, node: str) -> None:
+        """A node loses its power: nobody is told, everything on it ends."""
+        power.power_off(self.state, node)
+
+    def power_on(self, node: str) -> None:
+        """The node starts again, as if installed anew."""
+        power.power_on(self.state, node)
 
     def log(self, machine: str, process: str) -> Path:
         """A process's log file."""

@@ -1,4 +1,5 @@
-"""The control plane of a lab: etcd, API server, controller manager, scheduler, as one machine. Pure; `bringup` starts it.
+"""The control plane of a lab: etcd, API server, controller manager, scheduler, as one machine. Pure; `bringup` starts
+it.
 
 There are no certificates to make: the API server signs its own, and its file holds the authority too. Users are tokens.
 """
@@ -77,7 +78,9 @@ def api_server(topology: Topology) -> str:
 def control_plane_machine(
     topology: Topology, files: ControlPlaneFiles, programs: Mapping[str, Path], sources: tuple[tuple[str, str], ...]
 ) -> MachineSpec:
-    """The machine `cp`. Controller manager and scheduler wait for the kubeconfig that is written once the authority is known."""
+    """The machine `cp`. Controller manager and scheduler wait for the kubeconfig that is written once the authority is
+    known.
+    """
     return MachineSpec(
         hostname="cp",
         fresh=("/var/lib/etcd",),

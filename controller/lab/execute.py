@@ -27,7 +27,8 @@ def run_checked(argv: list[str], text: str = "", seconds: float = 60.0) -> str:
 def wait_until(condition: Callable[[], Result], seconds: float, what: str, every: float = 0.05) -> Result:
     """Ask `condition` until its answer is true, and give that answer.
 
-    A LabError inside counts as not yet. Raises WaitExpired after `seconds`, saying `what` was awaited and what was seen last.
+    A LabError inside counts as not yet. Raises WaitExpired after `seconds`, saying `what` was awaited and what was seen
+    last.
     """
     deadline = time.monotonic() + seconds
     while True:

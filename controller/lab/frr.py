@@ -1,8 +1,9 @@
 """The configuration of a ToR that runs FRR, as text. Pure; `routers` writes it and starts bgpd and zebra with it.
 
-What FRR takes is kept under tests/golden and was accepted by `vtysh -C`. Sessions with nodes: each node is a neighbour of its own (a
-dynamic range forgets the neighbour with its session, and graceful restart with it), the ToR waits for the node to connect, IPv4
-routes travel over the IPv4 session and IPv6 routes over the IPv6 one. FRR helps a restarting neighbour without being told to.
+What FRR takes is kept under tests/golden and was accepted by `vtysh -C`. Sessions with nodes: each node is a neighbour
+of its own (a dynamic range forgets the neighbour with its session, and graceful restart with it), the ToR waits for the
+node to connect, IPv4 routes travel over the IPv4 session and IPv6 routes over the IPv6 one. FRR helps a restarting
+neighbour without being told to.
 """
 
 from controller.lab.topology import NODE_AS, POD_POOLS, SPINE_AS, Topology
@@ -43,7 +44,9 @@ def bgpd_configuration(topology: Topology, tor: str) -> str:
 
 
 def _filters() -> list[str]:
-    """What a node may announce: anything inside the pod pools, down to single hosts, so that a wrong host route is seen."""
+    """What a node may announce: anything inside the pod pools, down to single hosts, so that a wrong host route is
+    seen.
+    """
     return [
         f"ip prefix-list PODS seq 5 permit {POD_POOLS[0]} le 32",
         f"ipv6 prefix-list PODS seq 5 permit {POD_POOLS[1]} le 128",
@@ -72,7 +75,12 @@ def _spine(address: str) -> list[str]:
 
 
 def _family(family: str, own: str, spine: str, nodes: list[str]) -> list[str]:
-    lines = [f" address-family {family} unicast", f"  network {own}", "  maximum-paths 16", f"  neighbor {spine} activate"]
+    lines = [
+        f" address-family {family} unicast",
+        f"  network {own}",
+        "  maximum-paths 16",
+        f"  neighbor {spine} activate",
+    ]
     for address in nodes:
         lines += [
             f"  neighbor {address} activate",

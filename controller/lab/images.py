@@ -1,7 +1,8 @@
-"""Container images without a registry: archives made from programs of this machine, imported into each node's containerd.
+"""Container images without a registry: archives made from programs of this machine, imported into each node's
+containerd.
 
-`ensure_images` makes them once for each version of their contents and keeps them in the cache; `node` imports them. They are small on
-purpose: importing is the larger half of a node's start.
+`ensure_images` makes them once for each version of their contents and keeps them in the cache; `node` imports them.
+They are small on purpose: importing is the larger half of a node's start.
 """
 
 import hashlib
@@ -30,7 +31,9 @@ NAME_SERVICE_MODULES = ("libnss_dns.so.2", "libnss_files.so.2")
 
 @dataclass(frozen=True)
 class Image:
-    """What goes into an archive: contents by path in the image (bytes, or a file of this machine), symbolic links, first process."""
+    """What goes into an archive: contents by path in the image (bytes, or a file of this machine), symbolic links,
+    first process.
+    """
 
     name: str
     entrypoint: tuple[str, ...]

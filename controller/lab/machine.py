@@ -1,8 +1,8 @@
 """A machine of the lab: processes in namespaces of their own, under a process 1 of the lab's.
 
-`cluster` starts nodes, control plane and routers with `start_machine`; tests enter them with `Machine.run` and stop or kill what runs
-inside. The host finds a machine by the pid of the process that holds its namespaces, whose arguments name the machine's folder: a pid
-alone may be another's by now.
+`cluster` starts nodes, control plane and routers with `start_machine`; tests enter them with `Machine.run` and stop or
+kill what runs inside. The host finds a machine by the pid of the process that holds its namespaces, whose arguments
+name the machine's folder: a pid alone may be another's by now.
 """
 
 import json
@@ -50,9 +50,9 @@ class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True):
 class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What a machine's process 1 makes and starts (read by `controller.lab.inside`).
 
-    `overlays` are folders whose changes stay in memory, `fresh` ones start empty, `read_only` are (source, target) binds, `copies`
-    (file, target), `masked` are small files laid over the host's kernel settings, `files` are written last. `memory` limits all that
-    is written.
+    `overlays` are folders whose changes stay in memory, `fresh` ones start empty, `read_only` are (source, target)
+    binds, `copies` (file, target), `masked` are small files laid over the host's kernel settings, `files` are written
+    last. `memory` limits all that is written.
     """
 
     hostname: str
@@ -141,7 +141,9 @@ class Machine:
 
 
 def start_machine(machine: Machine, spec: MachineSpec, root: Path) -> None:
-    """Start a machine whose network namespace exists; returns at once, `wait_for_machine` waits. `root` holds the source tree."""
+    """Start a machine whose network namespace exists; returns at once, `wait_for_machine` waits. `root` holds the
+    source tree.
+    """
     machine.log_folder.mkdir(parents=True, exist_ok=True)
     (machine.folder / "machine.sock").unlink(missing_ok=True)
     path = machine.folder / "spec.json"

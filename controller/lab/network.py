@@ -1,10 +1,11 @@
 """The lab's wires: namespaces, bridges, veth pairs, addresses and static routes.
 
-`batches_for` is pure: it turns a topology into lines for `ip -batch`, for each place those that make it and its wire, and those for
-the other end. `cluster` runs them at start, and again for one place when a test gives a node its power back. Nothing is ever made in
-the machine's own network namespace.
+`batches_for` is pure: it turns a topology into lines for `ip -batch`, for each place those that make it and its wire,
+and those for the other end. `cluster` runs them at start, and again for one place when a test gives a node its power
+back. Nothing is ever made in the machine's own network namespace.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,9 @@ def batches_for(topology: Topology) -> list[Batch]:
 
 
 def batches_for_place(topology: Topology, place: str) -> list[Batch]:
-    """What makes one place and its wire to the rest. Run again after its namespace was deleted, it joins the place anew."""
+    """What makes one place and its wire to the rest. Run again after its namespace was deleted, it joins the place
+    anew.
+    """
     if place in topology.rack_names:
         bridge = f"link add {BRIDGE} type bridge stp_state 0 mcast_snooping 0"
         return [Batch(place, ("link set lo up", bridge, f"link set {BRIDGE} up"))]
@@ -89,7 +92,7 @@ def _route(prefix: str, via: str) -> str:
 
 
 def _addressed(interface: str, subnet: Subnet, number: int) -> tuple[str, ...]:
-    """Address and raise an interface. `nodad`: an address must not be tentative when a daemon binds it a moment later."""
+    """Address and raise an interface. `nodad`: it must not be tentative when a daemon binds it a moment later."""
     own = subnet.host(number)
     return (
         f"addr add {own.v4}/24 dev {interface}",
@@ -143,7 +146,7 @@ def _in_rack(topology: Topology, place: str) -> list[Batch]:
 
 
 def create_namespaces(topology: Topology, places: Iterable[str]) -> None:
-    """Make network namespaces with the sysctls of a router or a Kubernetes node. One that exists already is an error."""
+    """Make network namespaces with the sysctls of a router or a Kubernetes node. One that exists is an error."""
     names = [topology.namespace(place) for place in places]
     _ip(["-batch", "-"], "".join(f"netns add {name}\n" for name in names))
     settings = "\n".join(f"{key}={value}" for key, value in SYSCTLS.items())
@@ -158,10 +161,12 @@ def apply_batches(topology: Topology, batches: Iterable[Batch]) -> None:
             _ip(["-n", topology.namespace(batch.place), "-batch", "-"], "\n".join(batch.lines) + "\n")
 
 
-def existing_namespaces(topology: Topology) -> list[str]:
-    """Those of the lab's namespaces that exist."""
-    names = (topology.namespace(place) for place in topology.namespace_places)
-    return [name for name in names if (NAMESPACES / name).exists()]
+def namespaces_of(lab: str) -> list[str]:
+    """A lab's network namespaces that exist, by their names alone: its state may be lost or of another version."""
+    if not NAMESPACES.is_dir():
+        return []
+    own = re.compile(re.escape(lab) + r"-(?:cp|outside|spine|n\d+|tor\d+|rack\d+)")
+    return sorted(path.name for path in NAMESPACES.iterdir() if own.fullmatch(path.name))
 
 
 def delete_namespaces(names: Iterable[str]) -> None:

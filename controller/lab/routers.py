@@ -1,4 +1,6 @@
-"""The routers of a lab as machines: the spine and every ToR. Pure; `bringup` starts them and `Lab.vtysh`, `Lab.birdc` ask them."""
+"""The routers of a lab as machines: the spine and every ToR. Pure; `bringup` starts them and `Lab.vtysh`, `Lab.birdc`
+ask them.
+"""
 
 from controller.lab.bird import spine_configuration, tor_configuration
 from controller.lab.frr import bgpd_configuration, zebra_configuration
@@ -7,7 +9,6 @@ from controller.lab.topology import Topology
 
 FRR_PROGRAMS = "/usr/lib/frr"
 BIRD_FILE = "/etc/bird/bird.conf"
-BIRD_SOCKET = "/run/bird.ctl"
 
 
 def router_machine(topology: Topology, router: str) -> MachineSpec:
@@ -25,7 +26,10 @@ def is_bird(topology: Topology, router: str) -> bool:
 
 
 def _bird(router: str, text: str) -> MachineSpec:
-    process = ProcessSpec(name="bird", argv=("/usr/sbin/bird", "-f", "-c", BIRD_FILE, "-s", BIRD_SOCKET))
+    # Debian's own service makes the folder of birdc's socket.
+    process = ProcessSpec(
+        name="bird", argv=("sh", "-c", f"mkdir -p /run/bird && exec /usr/sbin/bird -f -c {BIRD_FILE}")
+    )
     return MachineSpec(hostname=router, files={BIRD_FILE: text}, processes=(process,), memory="256m")
 
 

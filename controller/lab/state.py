@@ -1,6 +1,8 @@
-"""What a lab remembers on disk: its shape and how far it came. `bringup` writes it; `status`, `down`, `check` and the tests read it.
+"""What a lab remembers on disk: its shape and how far it came. `bringup` writes it; `status`, `down`, `check` and the
+tests read it.
 
-/run/podroute-lab/NAME/state.json is written before anything else is made, so that `down` can always undo a start that was cut short.
+/run/podroute-lab/NAME/state.json is written before anything else is made, so that `down` can always undo a start that
+was cut short.
 """
 
 import fcntl
@@ -22,7 +24,9 @@ Phase = Literal["starting", "running"]
 
 
 class LabState(msgspec.Struct, frozen=True, kw_only=True):
-    """state.json. `namespaces` and `folders` are by machine (`namespaces` also by segment), for readers that know no more."""
+    """state.json. `namespaces` and `folders` are by machine (`namespaces` also by segment), for readers that know no
+    more.
+    """
 
     topology: Topology
     cni: Cni
@@ -30,6 +34,7 @@ class LabState(msgspec.Struct, frozen=True, kw_only=True):
     phase: Phase
     created: float
     programs: dict[str, str]
+    images: tuple[str, ...]
     namespaces: dict[str, str]
     folders: dict[str, str]
     kubeconfig: str
@@ -48,7 +53,9 @@ def read_state(name: str) -> LabState | None:
     except FileNotFoundError:
         return None
     except msgspec.DecodeError as error:
-        message = f"{path} is not what this version writes ({error}); remove the lab with: podroute lab down --name {name}"
+        message = (
+            f"{path} is not what this version writes ({error}); remove the lab with: podroute lab down --name {name}"
+        )
         raise LabError(Refusal.NOT_FOUND, message) from error
 
 

@@ -1,7 +1,8 @@
-"""Taking a lab down, whatever state it is in: running, half started, or with machines that died. Called by `Lab.down` and `bringup`.
+"""Taking a lab down, whatever state it is in: running, half started, or with machines that died. Called by `Lab.down`
+and `bringup`.
 
-It goes by what the lab's own names say (its cgroups, its folder, its namespaces), never by the names of programs: other daemons of the
-same name may run on this machine.
+It goes by what the lab's own names say (its cgroups, its folder, its namespaces), never by the names of programs: other
+daemons of the same name may run on this machine.
 """
 
 import os
@@ -12,8 +13,8 @@ from controller.lab.cgroups import lab_cgroups, processes_in, remove_cgroups
 from controller.lab.errors import LabError, Refusal
 from controller.lab.execute import wait_until
 from controller.lab.machine import Machine, is_running, kill_machine
-from controller.lab.network import NAMESPACES, delete_namespaces
-from controller.lab.state import exclusive, lab_folder, read_state, remove_folder
+from controller.lab.network import delete_namespaces, namespaces_of
+from controller.lab.state import exclusive, lab_folder, remove_folder
 
 END_LIMIT_S = 20.0
 
@@ -34,7 +35,7 @@ def tear_down(name: str) -> bool:
 def undo(name: str) -> bool:
     """Remove everything of a lab that exists; the caller holds the lab's lock. False if there was nothing."""
     folder = lab_folder(name)
-    namespaces = _namespaces(name)
+    namespaces = namespaces_of(name)
     if not (folder.exists() or namespaces or lab_cgroups(name)):
         return False
     if folder.exists():
@@ -48,17 +49,6 @@ def undo(name: str) -> bool:
         raise LabError(Refusal.PROCESS_ENDED, f"lab {name}: these cgroups are still busy: {', '.join(map(str, left))}")
     remove_folder(name)
     return True
-
-
-def _namespaces(name: str) -> list[str]:
-    """The lab's network namespaces: those its state names, and machines cut off before they were written down."""
-    try:
-        state = read_state(name)
-    except LabError:
-        state = None
-    if state is not None:
-        return [each for each in state.namespaces.values() if (NAMESPACES / each).exists()]
-    return []
 
 
 def _kill_the_rest(name: str) -> None:
@@ -81,7 +71,7 @@ def _kill_the_rest(name: str) -> None:
 def leftovers(name: str) -> list[str]:
     """What of a lab is still on this machine, in words; empty after a complete `down`."""
     found = [f"cgroup {path}" for path in lab_cgroups(name)]
-    found += [f"namespace {path.name}" for path in NAMESPACES.glob(f"{name}-*")] if NAMESPACES.is_dir() else []
+    found += [f"namespace {each}" for each in namespaces_of(name)]
     if lab_folder(name).exists():
         found.append(f"folder {lab_folder(name)}")
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()

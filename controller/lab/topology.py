@@ -1,7 +1,8 @@
 """What a lab consists of: racks, nodes, routers, and every address, from a name and a few numbers.
 
-Pure: `network` builds what is described here, `frr` and `bird` render it for the routers, `cluster` starts Kubernetes on it. All
-addresses are private and live only in the lab's own network namespaces, so that any number of labs may use the same ones at once.
+Pure: `network` builds what is described here, `frr` and `bird` render it for the routers, `cluster` starts Kubernetes
+on it. All addresses are private and live only in the lab's own network namespaces, so that any number of labs may use
+the same ones at once.
 
     outside ── spine ── cp            spine AS 65000
               /     \\
@@ -10,7 +11,8 @@ addresses are private and live only in the lab's own network namespaces, so that
           rack0     rack1             one bridge each: an L2 segment
           n0 n1     n2 n3             .11, .12 …; AS 64512
 
-With one rack and no ToR, nodes, control plane and the outside host share the rack's segment, and the outside host is its gateway.
+With one rack and no ToR, nodes, control plane and the outside host share the rack's segment, and the outside host is
+its gateway.
 """
 
 import re
@@ -151,7 +153,9 @@ FLAT_HOSTS = {"outside": 1, "cp": 2}
 
 
 def make_topology(name: str, nodes: int, racks: int, tors: tuple[str, ...]) -> Topology:
-    """Check the numbers and give each rack its ToR kind, cycling through `tors`. Raises LabError naming the value and the remedy."""
+    """Check the numbers and give each rack its ToR kind, cycling through `tors`. Raises LabError naming the value and
+    the remedy.
+    """
 
     def refuse(message: str) -> LabError:
         return LabError(Refusal.BAD_TOPOLOGY, message)

@@ -1,7 +1,7 @@
 """The file system of one machine, made inside its own mount namespace; called once by process 1.
 
-A machine sees the host's programs, and nothing that it writes leaves it: /run is empty, /etc, /var, /opt are overlays whose upper
-layer is in memory. So all paths are the default ones, and real DaemonSet manifests work.
+A machine sees the host's programs, and nothing that it writes leaves it: /run is empty, /etc, /var, /opt are overlays
+whose upper layer is in memory. So all paths are the default ones, and real DaemonSet manifests work.
 """
 
 import ctypes
@@ -72,7 +72,9 @@ def write_file(path: Path, text: str) -> None:
 
 
 def _mount_cgroups() -> None:
-    """The cgroup hierarchies as seen from the machine's cgroup namespace: version 1 if the host has its controllers there."""
+    """The cgroup hierarchies as seen from the machine's cgroup namespace: version 1 if the host has its controllers
+    there.
+    """
     if not is_v1():
         mount("cgroup2", CGROUPS, "cgroup2")
         _delegate_v2()
@@ -92,7 +94,9 @@ def is_v1() -> bool:
 
 
 def _delegate_v2() -> None:
-    """Version 2 lets a cgroup have processes or controllers below, not both: move ours down, then hand the controllers on."""
+    """Version 2 lets a cgroup have processes or controllers below, not both: move ours down, then hand the controllers
+    on.
+    """
     leaf = CGROUPS / "init"
     leaf.mkdir(exist_ok=True)
     for pid in (CGROUPS / "cgroup.procs").read_text().split():
@@ -111,7 +115,9 @@ def _overlay(path: Path) -> None:
 
 
 def _fresh(path: Path) -> None:
-    """An empty folder in memory: for what must not be an overlay (a container runtime's own layers) or not show the host's."""
+    """An empty folder in memory: for what must not be an overlay (a container runtime's own layers) or not show the
+    host's.
+    """
     source = LAYERS / "fresh" / path.relative_to("/")
     source.mkdir(parents=True)
     path.mkdir(parents=True, exist_ok=True)

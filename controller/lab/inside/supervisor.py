@@ -1,6 +1,8 @@
-"""Process 1 of a machine: starts processes, restarts those that should run for ever, reaps every orphan, answers on a socket.
+"""Process 1 of a machine: starts processes, restarts those that should run for ever, reaps every orphan, answers on a
+socket.
 
-One thread and one selector. A request is one JSON object on one line, the answer likewise; `controller.lab.machine` is the client:
+One thread and one selector. A request is one JSON object on one line, the answer likewise; `controller.lab.machine` is
+the client:
 
     {"do": "list"}                                      every process: pid (in the machine), starts, last exit
     {"do": "start", "process": {…}}                     adds and starts it; one of that name that runs stays as it is

@@ -1,0 +1,61 @@
+"""A node's power: off without a word to anybody, and on again as a fresh machine. For tests of what the others then
+see.
+
+Called through `Lab.power_off` and `Lab.power_on`. A node's disk is memory: it comes back as if installed anew, with its
+old name, addresses and credentials.
+"""
+
+from pathlib import Path
+
+import msgspec
+
+from controller.lab import podroute
+from controller.lab.machine import Machine, MachineSpec, ProcessSpec, kill_machine, start_machine, wait_for_machine
+from controller.lab.network import (
+    Batch,
+    apply_batches,
+    batches_for_place,
+    create_namespaces,
+    delete_namespaces,
+    routes_for_reference,
+)
+from controller.lab.node import import_images, kube_proxy, kubelet
+from controller.lab.state import LabState, lab_folder
+
+
+def processes_of_node(state: LabState, node: str) -> tuple[ProcessSpec, ...]:
+    """What runs on a node beside containerd, once the API server knows the node."""
+    programs = {name: Path(path) for name, path in state.programs.items()}
+    folder = lab_folder(state.topology.name) / node
+    kubernetes = (
+        kubelet(node, state.topology, folder, programs["kubelet"]),
+        kube_proxy(node, folder, programs["kube-proxy"]),
+        import_images(programs, [Path(path) for path in state.images]),
+    )
+    return (*kubernetes, *podroute.processes_on(node, folder)) if state.cni == "podroute" else kubernetes
+
+
+def power_off(state: LabState, node: str) -> None:
+    """Cut the node's wire, then end everything on it: no connection is closed, no route withdrawn."""
+    topology = state.topology
+    apply_batches(topology, [Batch(node, ("link del eth0",))])
+    kill_machine(Machine(topology.name, node, lab_folder(topology.name) / node))
+    delete_namespaces([topology.namespace(node)])
+
+
+def power_on(state: LabState, node: str) -> None:
+    """Wire the node anew and start it; returns when its process 1 answers. A node that is on stays as it is."""
+    topology = state.topology
+    machine = Machine(topology.name, node, lab_folder(topology.name) / node)
+    if machine.holder() is not None:
+        return
+    delete_namespaces([topology.namespace(node)])
+    create_namespaces(topology, [node])
+    apply_batches(topology, batches_for_place(topology, node))
+    if state.cni == "reference":
+        apply_batches(topology, [batch for batch in routes_for_reference(topology) if batch.place == node])
+    spec = msgspec.json.decode((machine.folder / "spec.json").read_bytes(), type=MachineSpec)
+    start_machine(machine, spec, podroute.ROOT)
+    wait_for_machine(machine)
+    for process in processes_of_node(state, node):
+        machine.start(process)
