@@ -25,40 +25,12 @@ extern char **environ;
 /* Pages that are not touched take no memory. */
 static char input[LIMIT + 2];
 static char frame[HEADER + LIMIT];
-static char answer[HEADER + LIMIT];
+static char answer[LIMIT];
 
 static int is_command(const char *name)
 {
 	const char *command = getenv("CNI_COMMAND");
 	return command && !strcmp(command, name);
-}
-
-static int write_all(const char *data, size_t size)
-{
-	while (size) {
-		ssize_t written = write(STDOUT_FILENO, data, size);
-		if (written < 0 && errno == EINTR)
-			continue;
-		if (written <= 0)
-			return -1;
-		data += written;
-		size -= (size_t)written;
-	}
-	return 0;
-}
-
-static size_t read_input(void)
-{
-	size_t size = 0;
-	while (size < LIMIT + 1) {
-		ssize_t got = read(STDIN_FILENO, input + size, LIMIT + 1 - size);
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got <= 0)
-			break;
-		size += (size_t)got;
-	}
-	return size;
 }
 
 /* The first "cniVersion": "DIGITS AND DOTS" in the input, which may be no JSON; else the latest that we know. */
@@ -172,24 +144,15 @@ static int send_call(int agent, size_t size)
 	return 0;
 }
 
-static int receive(int agent, char *data, size_t size)
+static int receive(int agent, void *data, size_t size)
 {
-	while (size) {
-		ssize_t got = recv(agent, data, size, 0);
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got <= 0)
-			return -1;
-		data += got;
-		size -= (size_t)got;
-	}
-	return 0;
+	return recv(agent, data, size, MSG_WAITALL) == (ssize_t)size ? 0 : -1;
 }
 
 int main(void)
 {
 	const char *folder = getenv("PODROUTE_RUN");
-	size_t input_size = read_input();
+	size_t input_size = fread(input, 1, LIMIT + 1, stdin);
 	const char *version = version_in(input_size);
 	uint32_t length;
 
@@ -203,10 +166,11 @@ int main(void)
 	if (!size)
 		return print_error(version, 6, "the call is too large", "give a configuration of less than 1 MiB");
 	int agent = connected(folder);
-	if (agent < 0 || send_call(agent, size) || receive(agent, (char *)&length, HEADER))
+	if (agent < 0 || send_call(agent, size) || receive(agent, &length, HEADER))
 		return own_answer(version, folder);
 	length = ntohl(length);
 	if (length < 1 || length > LIMIT || receive(agent, answer, length))
 		return own_answer(version, folder);
-	return write_all(answer + 1, length - 1) ? 1 : (unsigned char)answer[0];
+	fwrite(answer + 1, 1, length - 1, stdout);
+	return (unsigned char)answer[0];
 }
