@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bgp.speaker.client import SpeakerClient
 from bgp.speaker.paths import DEFAULT_SOCKET
-from controller.agent import cni_socket, health, installation, node_socket
+from controller.agent import health, installation, node_socket
 from controller.agent.attach import Attachments
 from controller.agent.files import RunFolder
 from controller.agent.keeper import Keeper
@@ -28,6 +28,7 @@ from controller.agent.reporter import Reporter
 from controller.agent.speaker import Speaking
 from controller.agent.state import State
 from controller.agent.watcher import watch_kernel
+from controller.cni import server as cni_server
 from controller.cni.protocol import RUN_DIRECTORY
 from controller.kube.client import connect
 from controller.kube.errors import KubeError
@@ -117,7 +118,7 @@ async def _tasks(options: Options, state: State, effects: PodEffects) -> None:
         reconciler = Reconciler(state, speaking, options.resync)
         reporter = Reporter(state, keeper.write_status, (KubeError,))
         work = {
-            "cni": cni_socket.serve(state, attachments),
+            "cni": cni_server.serve(state.folder.cni_socket, attachments.handle),
             "node": node_socket.serve(state),
             "reconcile": reconciler.run(),
             "watch": watch_kernel(state),
@@ -126,7 +127,7 @@ async def _tasks(options: Options, state: State, effects: PodEffects) -> None:
             "keep": keeper.run(),
             "report": reporter.run(),
             "sweep": effects.sweep(),
-            "install": installation.install(state, options.cni_bin_dir, options.cni_conf_dir, options.shim),
+            "install": installation.keep_installed(state, options.cni_bin_dir, options.cni_conf_dir, options.shim),
             "health": health.serve(state, options.health),
         }
         for name, coroutine in work.items():

@@ -172,7 +172,7 @@ class Reconciler:
 
     def _become_ready(self) -> None:
         if not self._state.is_ready:
-            self._state.is_ready = True
+            self._state.ready.set()
             self._state.folder.mark_ready()
             log.info("node %s is ready for pods", self._state.node)
 

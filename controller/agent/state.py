@@ -40,7 +40,8 @@ class State:
     observed: Observed = field(default_factory=Observed)
     speaker_is_there: bool = False
     api_is_there: bool = False
-    is_ready: bool = False
+    # Set at the first complete pass: the node may start pods.
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
     mtu: int = 1500
     learned_installed: int = 0
     # Host ends whose addition is complete: only these are held to what their alias says.
@@ -55,6 +56,11 @@ class State:
     reconcile: Bell = field(default_factory=Bell)
     report: Bell = field(default_factory=Bell)
     blocks_changed: Broadcast = field(default_factory=Broadcast)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the node may start pods."""
+        return self.ready.is_set()
 
     def set_trouble(self, about: str, trouble: Trouble | None) -> None:
         """Notes or clears what is wrong about one thing; wakes the reporter if that changed."""

@@ -102,6 +102,11 @@ class Reason(StrEnum):
     NO_BLOCK = "NoBlock", "the node has no block of a family that a pool offers it", "see the IPPools' conditions"
     SPEAKER_AWAY = "SpeakerAway", "the speaker does not answer", "see the speaker's log on the node"
     APPLY_FAILED = "ApplyFailed", "the kernel refused a change", "see the agent's log on the node"
+    INSTALL_FAILED = (
+        "InstallFailed",
+        "the CNI plugin or its configuration can't be written",
+        "see that the folder exists and is writable",
+    )
     FOREIGN_ROUTE = (
         "ForeignRoute",
         "a route that is not ours has the prefix of one of ours and a better metric",
