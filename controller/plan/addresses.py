@@ -142,20 +142,20 @@ def serving(blocks: Iterable[BlockGrant], eligible: AbstractSet[str]) -> tuple[B
 
 def occupancy(blocks: Iterable[BlockGrant], addresses: Iterable[Address]) -> dict[str, int]:
     """How many of `addresses` lie in each block, by its CIDR; empty blocks are there with 0."""
-    counts: dict[Network | None, int] = {ipaddress.ip_network(block.cidr): 0 for block in blocks}
-    lengths = {network.prefixlen for network in counts if network is not None}
+    named = {ipaddress.ip_network(block.cidr): block.cidr for block in blocks}
+    counts = dict.fromkeys(named.values(), 0)
+    lengths = {network.prefixlen for network in named}
     for address in addresses:
         for length in lengths:
-            network = _around(address, length)
-            if network in counts:
-                counts[network] += 1
-    return {str(network): count for network, count in counts.items()}
+            cidr = named.get(_around(address, length))
+            if cidr is not None:
+                counts[cidr] += 1
+    return counts
 
 
-def _around(address: Address, length: int) -> Network | None:
-    """The network of that prefix length around the address; None if the family has no such length."""
-    if length > address.max_prefixlen:
-        return None
+def _around(address: Address, length: int) -> Network:
+    """The network of that prefix length around the address; of a length that the family lacks, the address itself."""
+    length = min(length, address.max_prefixlen)
     return ipaddress.ip_network(f"{address}/{length}", strict=False)
 
 
