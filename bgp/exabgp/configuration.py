@@ -49,7 +49,7 @@ def neighbour_section(neighbour: Neighbour, router_id: str, listen_port: int) ->
 
 
 def _graceful(neighbour: Neighbour) -> str:
-    return str(neighbour.graceful_restart) if neighbour.graceful_restart else "false"
+    return str(neighbour.graceful_restart) if neighbour.graceful_restart else "disable"
 
 
 def _ttl_lines(neighbour: Neighbour) -> list[str]:

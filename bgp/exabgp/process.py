@@ -18,7 +18,11 @@ def process_section(run: Sequence[str]) -> str:
 
 
 def exabgp_environment(*, speed: str, settings_file: str) -> dict[str, str]:
-    """ExaBGP's settings. `settings_file` is an empty file that keeps it from asking for one. `speed` is `exabgp_reactor_speed`, in hundredths of a second slept between idle rounds."""
+    """ExaBGP's settings.
+
+    `speed` is `exabgp_reactor_speed`: hundredths of a second slept between idle rounds. `settings_file` is an empty
+    file; without one ExaBGP asks for it in its log.
+    """
     return {
         "exabgp_api_ack": "true",
         "exabgp_api_cli": "false",

@@ -2,6 +2,9 @@
 
 One task owns `SpeakerState`; the reader of events never waits for anything else, since an unread pipe would stop
 ExaBGP itself. Started by `bgp.speaker.start_daemon`; ends when ExaBGP's pipe does.
+
+With PODROUTE_RECORD=FILE in the environment, orders and events are appended to that file as they come (passwords
+included): `tests/replay` plays such files back.
 """
 
 import asyncio
@@ -25,7 +28,7 @@ from bgp.speaker.reload import Reloader, ReloadRefused, ValidationFailed
 from bgp.speaker.server import Server
 from bgp.speaker.state import SpeakerState
 from bgp.speaker.store import Store
-from bgp.values import Desired, Family, Problem
+from bgp.values import Desired, Family, Neighbour, Problem
 
 log = logging.getLogger("speaker")
 
@@ -51,7 +54,14 @@ class Daemon:
         self._configuration_due = asyncio.Event()
         self._work_due = asyncio.Event()
         self._running_text = ""
+        self._attempted: list[Neighbour] = []
         self._bind_retry_at: float | None = None
+        recording = os.environ.get("PODROUTE_RECORD")
+        self._recording = os.open(recording, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) if recording else -1
+
+    def _record(self, key: str, value: object) -> None:
+        if self._recording >= 0:
+            os.write(self._recording, msgspec.json.encode({"at": time.monotonic(), key: value}) + b"\n")
 
     async def run(self) -> None:
         """Serves until ExaBGP or the supervision goes away, or one of the tasks fails."""
@@ -92,6 +102,7 @@ class Daemon:
             self._accept(desired)
 
     def _accept(self, desired: Desired) -> None:
+        self._record("desired", desired)
         self._state.set_desired(desired, time.monotonic())
         self._check_addresses()
         self._configuration_due.set()
@@ -111,6 +122,7 @@ class Daemon:
     async def _read_events(self) -> None:
         reader = await _pipe_reader(sys.stdin.fileno())
         while line := await reader.readline():
+            self._record("line", line.decode(errors="replace"))
             event = event_of(line)
             if isinstance(event, Other):
                 log.debug("ExaBGP: %s", event.text)
@@ -154,6 +166,7 @@ class Daemon:
 
     async def _configure_once(self) -> None:
         desired, neighbours = self._state.clean, self._state.neighbours_to_configure()
+        self._attempted = neighbours
         text = self._reloader.text(desired, neighbours)
         if text != self._running_text:
             refused = await self._reloader.refusals(desired, neighbours)
@@ -197,7 +210,6 @@ class Daemon:
         while True:
             await asyncio.sleep(self._state.seconds_to_wait(TICK_SECONDS))
             now = time.monotonic()
-            before = self._state.neighbours_to_configure()
             if self._state.tick(now):
                 self._work_due.set()
             if now >= addresses_at:
@@ -207,7 +219,7 @@ class Daemon:
                 self._bind_retry_at = None
                 self._running_text = ""
                 self._configuration_due.set()
-            if self._state.neighbours_to_configure() != before:
+            if self._state.neighbours_to_configure() != self._attempted:
                 self._configuration_due.set()
 
 

@@ -4,7 +4,6 @@ Everything made here is named `spk-…`, ends with the test process (parent-deat
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import secrets
@@ -23,13 +22,7 @@ from bgp.values import Desired, Detail, Observed, Session
 
 TREE = Path(__file__).resolve().parents[2]
 FRR = Path("/usr/lib/frr")
-_libc = ctypes.CDLL(None)
 T = TypeVar("T")
-
-
-def die_with_the_test() -> None:
-    """In a child before exec: SIGKILL once the test process ends."""
-    _libc.prctl(1, signal.SIGKILL)
 
 
 def wait_for(condition: Callable[[], T], what: str, seconds: float = 20.0) -> T:
@@ -107,12 +100,11 @@ class World:
         """Starts a process that ends with the test; its output goes to `log`."""
         with log.open("ab") as output:
             process = subprocess.Popen(
-                command,
+                ["setpriv", "--pdeathsig", "KILL", *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 env={**os.environ, **(environment or {})},
-                preexec_fn=die_with_the_test,
             )
         self._processes.append(process)
         return process
@@ -170,11 +162,14 @@ class Bird:
         self.neighbours, self.statics = neighbours, statics
         self.start()
 
-    def start(self) -> None:
+    def start(self, *, recover: bool = False) -> None:
+        """Starts BIRD; with `recover` it says that it restarts and kept its forwarding state (RFC 4724)."""
         self.write()
         configuration, socket = self.folder / "bird.conf", self.folder / "bird.ctl"
         run("bird", "-p", "-c", str(configuration))
-        command = self.host.command("bird", "-f", "-c", str(configuration), "-s", str(socket))
+        command = self.host.command(
+            "bird", "-f", *(["-R"] if recover else []), "-c", str(configuration), "-s", str(socket)
+        )
         self.process = self.host.world.start(command, self.folder / "log")
         wait_for(socket.exists, "BIRD's control socket")
 
@@ -308,7 +303,8 @@ class Speaker:
                 assert isinstance(reply, Stored), reply
                 return reply.observed
             except OSError as error:
-                assert time.monotonic() < deadline, f"no speaker at {self.socket}: {error}\n{self.log.read_text()}"
+                if time.monotonic() > deadline:
+                    raise AssertionError(f"no speaker at {self.socket}\n{self.log.read_text()}") from error
                 time.sleep(0.05)
 
     def detail(self) -> Detail:
