@@ -1,0 +1,5 @@
+"""Fixtures that several modules here use."""
+
+from netns_world import world
+
+__all__ = ["world"]
