@@ -83,8 +83,8 @@ def held_blocks(
 
     A block that disappears while pods have addresses of it stays, is announced, and is claimed.
     """
-    now = {block.cidr: block for block in granted}
-    lost = [block for block in held if block.cidr not in now]
+    now = {ipaddress.ip_network(block.cidr): block for block in granted}
+    lost = [block for block in held if ipaddress.ip_network(block.cidr) not in now]
     counts = occupancy(lost, occupied)
     kept = [block for block in lost if counts[block.cidr]]
     return tuple(sorted((*kept, *now.values()), key=lambda block: _key(ipaddress.ip_network(block.cidr))))
