@@ -18,7 +18,7 @@ from typing import Any, Self
 from controller.lab import bringup, power, teardown
 from controller.lab.errors import LabError, Refusal
 from controller.lab.execute import run_checked
-from controller.lab.machine import Machine, ProcessSpec
+from controller.lab.machine import Machine, MachineSpec, ProcessSpec, read_spec
 from controller.lab.network import NAMESPACES
 from controller.lab.routers import is_bird
 from controller.lab.state import LabState, lab_folder, read_state
@@ -79,6 +79,10 @@ class Lab:
             there = ", ".join(self.topology.machine_names)
             raise LabError(Refusal.NOT_FOUND, f"no machine {name!r} in lab {self.name}; there are {there}")
         return Machine(self.name, name, self.folder / name)
+
+    def machine_spec(self, name: str) -> MachineSpec:
+        """What a machine was started with; a node's later processes are `power.processes_of_node`."""
+        return read_spec(self.machine(name))
 
     def node(self, name: str) -> Machine:
         """The same as `machine`, for reading."""

@@ -159,6 +159,11 @@ def start_machine(machine: Machine, spec: MachineSpec, root: Path) -> None:
         )
 
 
+def read_spec(machine: Machine) -> MachineSpec:
+    """What a machine was started with."""
+    return msgspec.json.decode((machine.folder / "spec.json").read_bytes(), type=MachineSpec)
+
+
 def wait_for_machine(machine: Machine) -> None:
     """Wait until process 1 answers; LabError with its own words if it does not."""
 

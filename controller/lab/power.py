@@ -7,10 +7,8 @@ old name, addresses and credentials.
 
 from pathlib import Path
 
-import msgspec
-
 from controller.lab import podroute
-from controller.lab.machine import Machine, MachineSpec, ProcessSpec, kill_machine, start_machine, wait_for_machine
+from controller.lab.machine import Machine, ProcessSpec, kill_machine, read_spec, start_machine, wait_for_machine
 from controller.lab.network import (
     Batch,
     apply_batches,
@@ -54,8 +52,7 @@ def power_on(state: LabState, node: str) -> None:
     apply_batches(topology, batches_for_place(topology, node))
     if state.cni == "reference":
         apply_batches(topology, [batch for batch in routes_for_reference(topology) if batch.place == node])
-    spec = msgspec.json.decode((machine.folder / "spec.json").read_bytes(), type=MachineSpec)
-    start_machine(machine, spec, podroute.ROOT)
+    start_machine(machine, read_spec(machine), podroute.ROOT)
     wait_for_machine(machine)
     for process in processes_of_node(state, node):
         machine.start(process)
