@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from controller.kernel import pods
-from controller.kernel.netlink import in_netns
+from controller.kernel.netlink import in_netns, messages_in
 from controller.kernel.values import Attachment, PodLink, mac_addresses
 
 _numbers = itertools.count(1)
@@ -161,6 +161,14 @@ def world() -> Iterator[World]:
         yield made
     finally:
         made.close()
+
+
+def message_kinds(monitor: socket.socket) -> list[int]:
+    """The types of the notifications that a netlink socket has received so far."""
+    kinds = []
+    while select.select([monitor], [], [], 0)[0]:
+        kinds += [kind for kind, *_ in messages_in(monitor.recv(1 << 16))]
+    return kinds
 
 
 @contextlib.contextmanager
