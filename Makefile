@@ -1,0 +1,61 @@
+# `make lab` and `make test` do everything on a fresh Debian 12 machine as root: each installs what it needs.
+# Slow builds (Kubernetes, etcd, …) are cached outside the tree, in /var/cache/podroute (PODROUTE_CACHE overrides).
+SHELL := /bin/bash
+PYTHON ?= /usr/bin/python3
+BIN := .venv/bin
+LAB ?= lab
+
+.PHONY: help lab lab-down test lint unit kernel lab-tests bench soak generate prepare clean
+
+help: ## Show this.
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+lab: .venv/.ready ## Start a whole cluster with routers on this machine, and show around.
+	@$(BIN)/podroute lab up --name $(LAB)
+
+lab-down: .venv/.ready ## Remove the lab and all that it made.
+	@$(BIN)/podroute lab down --name $(LAB)
+
+# The virtual environment lies in the tree; pip's cache makes a second one quick.
+.venv/.ready: pyproject.toml constraints.txt
+	@echo "preparing .venv"
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { apt-get update -q && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends python3 python3-venv; }
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+prepare: .venv/.ready
+	@$(BIN)/python -m controller.lab.prepare
+
+test: lint prepare ## Run all tests: pure, kernel, and on a real cluster with real routers.
+	$(BIN)/pytest -q -n 2 tests/unit tests/golden tests/replay
+	$(BIN)/pytest -q tests/kernel
+	$(BIN)/pytest -q --durations=15 tests/lab
+
+lint: .venv/.ready ## Style, types, import contracts.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-timing 2>/dev/null | tail -3
+
+unit: .venv/.ready ## The quick tests only.
+	$(BIN)/pytest -q -n 2 tests/unit tests/golden tests/replay
+
+kernel: prepare ## Tests in network namespaces.
+	$(BIN)/pytest -q tests/kernel
+
+lab-tests: prepare ## Tests on a real cluster.
+	$(BIN)/pytest -q --durations=15 tests/lab
+
+bench: prepare ## Measure beside the references; writes bench.md.
+	$(BIN)/pytest -q -s tests/bench
+
+soak: prepare ## The long forms of the tests.
+	PODROUTE_SOAK=1 $(BIN)/pytest -q --durations=15 tests/unit tests/lab -m soak
+
+generate: .venv/.ready ## Write the generated files anew: CRDs.
+	$(BIN)/python -m controller.api.crd manifests/crds
+
+clean: ## Remove what was made in the tree.
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
