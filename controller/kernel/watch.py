@@ -48,6 +48,7 @@ _RTM_DELNEIGH = 29
 _RTMSG = struct.Struct("=BBBBBBBBI")
 _RTA_DST = 1
 _RT_TABLE_MAIN = 254
+_RTPROT_KERNEL = 2
 _CREATED = 0xFFFFFFFF
 
 _SO_RCVBUFFORCE = 33
@@ -178,8 +179,9 @@ def _route_change(kind: int, port: int, body: bytes) -> Change | None:
 
 def _prefix_change(body: bytes) -> Change | None:
     header = _RTMSG.unpack_from(body)
-    family, length, table = header[0], header[1], header[4]
-    if table != _RT_TABLE_MAIN or family not in (socket.AF_INET, socket.AF_INET6):
+    family, length, table, protocol = header[0], header[1], header[4], header[5]
+    # The kernel's own routes follow from addresses, which are heard of by themselves.
+    if table != _RT_TABLE_MAIN or protocol == _RTPROT_KERNEL or family not in (socket.AF_INET, socket.AF_INET6):
         return None
     destination = attributes(body, _RTMSG.size).get(_RTA_DST, bytes(4 if family == socket.AF_INET else 16))
     return Change(ChangeKind.ROUTE, prefix=ip_network((destination, length)))

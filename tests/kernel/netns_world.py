@@ -13,6 +13,7 @@ import select
 import socket
 import struct
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -98,6 +99,7 @@ class World:
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
         self.pods: list[Pod] = []
+        self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="knl-")))
         try:
             self._build()
         except BaseException:
