@@ -1,11 +1,12 @@
 """BGPPeer: routers, or other nodes, that selected nodes keep BGP sessions with."""
 
+import ipaddress
 from typing import Annotated, ClassVar
 
 from msgspec import Meta, Struct, field
 
 from controller.api.fields import ASNumber, Cidr, HoldTime, IPAddress, Name, Port, cel, rule
-from controller.api.objects import Conditions, LabelSelector, Resource
+from controller.api.objects import Conditions, LabelSelector, Resource, first_problem
 
 Community = Annotated[
     str,
@@ -225,3 +226,14 @@ class BGPPeer(Resource, frozen=True, kw_only=True, rename="camel"):
 
     spec: BGPPeerSpec
     status: BGPPeerStatus = BGPPeerStatus()
+
+    def problem(self) -> tuple[str, str] | None:
+        """Addresses must be addresses, ranges networks, and the peer be named in exactly one way."""
+        spec = self.spec
+        if (spec.address is None) == (spec.peer_selector is None):
+            return "spec", "name the peer in exactly one way: address for a router, or peerSelector for nodes"
+        return (
+            first_problem("spec.address", filter(None, [spec.address]), ipaddress.ip_address)
+            or first_problem("spec.sourceAddress", filter(None, [spec.source_address]), ipaddress.ip_address)
+            or first_problem("spec.import.accept", spec.import_.accept, ipaddress.ip_network)
+        )

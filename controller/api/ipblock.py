@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta, Struct
 
 from controller.api.fields import Cidr, Name, cel, rule
-from controller.api.objects import Resource
+from controller.api.objects import Resource, first_problem
 
 
 class NodeReference(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -49,6 +49,10 @@ class IPBlock(Resource, frozen=True, kw_only=True, rename="camel"):
     )
 
     spec: Annotated[IPBlockSpec, Meta(extra_json_schema=cel())]
+
+    def problem(self) -> tuple[str, str] | None:
+        """The CIDR must be a network."""
+        return first_problem("spec.cidr", [self.spec.cidr], ipaddress.ip_network)
 
 
 def block_name(cidr: str) -> str:

@@ -1,11 +1,12 @@
 """IPPool: a range of pod addresses that the operator carves into blocks."""
 
+import ipaddress
 from typing import Annotated, ClassVar
 
 from msgspec import Meta, Struct
 
 from controller.api.fields import CIDR_LENGTH, CIDR_RULES, cel, rule
-from controller.api.objects import Conditions, LabelSelector, Resource, family_of
+from controller.api.objects import Conditions, LabelSelector, Resource, family_of, first_problem
 
 DEFAULT_BLOCK_SIZE = {"ipv4": 26, "ipv6": 122}
 
@@ -140,3 +141,10 @@ class IPPool(Resource, frozen=True, kw_only=True, rename="camel"):
 
     spec: IPPoolSpec
     status: IPPoolStatus = IPPoolStatus()
+
+    def problem(self) -> tuple[str, str] | None:
+        """The CIDR must be a network, not smaller than its blocks."""
+        found = first_problem("spec.cidr", [self.spec.cidr], ipaddress.ip_network)
+        if found is None and ipaddress.ip_network(self.spec.cidr).prefixlen > self.spec.effective_block_size:
+            return "spec.blockSize", f"{self.spec.cidr} is smaller than a block of /{self.spec.effective_block_size}"
+        return found

@@ -1,11 +1,12 @@
 """IPReservation: addresses that are never assigned to a pod."""
 
+import ipaddress
 from typing import Annotated, ClassVar
 
 from msgspec import Meta, Struct
 
 from controller.api.fields import Cidr
-from controller.api.objects import Conditions, Resource
+from controller.api.objects import Conditions, Resource, first_problem
 
 
 class IPReservationSpec(Struct, frozen=True, kw_only=True):
@@ -41,3 +42,7 @@ class IPReservation(Resource, frozen=True, kw_only=True, rename="camel"):
 
     spec: IPReservationSpec
     status: IPReservationStatus = IPReservationStatus()
+
+    def problem(self) -> tuple[str, str] | None:
+        """Every range must be a network."""
+        return first_problem("spec.cidrs", self.spec.cidrs, ipaddress.ip_network)

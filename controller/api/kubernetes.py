@@ -3,11 +3,12 @@
 Called by `controller.kube.store`, which decodes them, and by `controller.plan`, which decides with them.
 """
 
+import ipaddress
 from typing import ClassVar
 
 from msgspec import Struct, field
 
-from controller.api.objects import Resource
+from controller.api.objects import Resource, first_problem
 
 
 class NodeAddress(Struct, frozen=True):
@@ -67,3 +68,7 @@ class ServiceCIDR(Resource, frozen=True, kw_only=True, rename="camel"):
 
     PLURAL: ClassVar[str] = "servicecidrs"
     spec: ServiceCIDRSpec = field(default_factory=ServiceCIDRSpec)
+
+    def problem(self) -> tuple[str, str] | None:
+        """Every range must be a network."""
+        return first_problem("spec.cidrs", self.spec.cidrs, ipaddress.ip_network)

@@ -4,7 +4,7 @@ Used by the kinds beside this module and by everything that handles an object.
 """
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import msgspec
@@ -136,6 +136,10 @@ class Resource(Struct, frozen=True, kw_only=True, rename="camel"):
     api_version: str = API_VERSION
     kind: str = ""
 
+    def problem(self) -> tuple[str, str] | None:
+        """Field and message if a value can't be worked with. The CRD's rules refuse such objects; older rules may not have."""
+        return None
+
 
 class Invalid(Struct, frozen=True):
     """An object that does not decode: which one, where in it, and why."""
@@ -151,10 +155,12 @@ R = TypeVar("R", bound=Resource)
 
 def decode(kind: type[R], raw: Mapping[str, Any]) -> R | Invalid:
     """The typed object in `raw`, or what is wrong with it: a broken object never raises."""
+    name = str((raw.get("metadata") or {}).get("name", ""))
     try:
-        return msgspec.convert(raw, kind)
+        converted = msgspec.convert(raw, kind)
+        problem = converted.problem()
+        return converted if problem is None else Invalid(kind.__name__, name, *problem)
     except msgspec.ValidationError as error:
-        name = str((raw.get("metadata") or {}).get("name", ""))
         message, _, path = str(error).partition(" - at `$.")
         return Invalid(kind.__name__, name, path.rstrip("`"), message)
 
@@ -165,6 +171,16 @@ def encode(value: Struct) -> dict[str, Any]:
     if isinstance(value, Resource):
         raw["kind"] = type(value).__name__
     return raw
+
+
+def first_problem(field: str, values: Iterable[str], parse: Callable[[str], object]) -> tuple[str, str] | None:
+    """The first of `values` that `parse` refuses with ValueError, as `Resource.problem` gives it."""
+    for value in values:
+        try:
+            parse(value)
+        except ValueError as error:
+            return field, str(error)
+    return None
 
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

@@ -44,6 +44,7 @@ class Reason(StrEnum):
         "a node needs a block and the pool has none free",
         "add a pool, or free blocks by scaling down",
     )
+    AVAILABLE = "Available", "every node that needs a block has one"
     POOL_HAS_BLOCKS = (
         "BlocksInUse",
         "the pool is being deleted and its blocks still hold pods",

@@ -100,11 +100,13 @@ class Api:
         path = collection.path(name, namespace, subresource)
         return await self._asked("PATCH", path, body=body, content_type="application/merge-patch+json")
 
-    async def delete(self, collection: Collection, name: str, *, uid: str = "", namespace: str = "") -> None:
-        """Deletes an object; with `uid` only that one: Conflict if another has its name now."""
+    async def delete(
+        self, collection: Collection, name: str, *, uid: str = "", resource_version: str = "", namespace: str = ""
+    ) -> None:
+        """Deletes an object; with `uid` or `resource_version` only that one: Conflict if it is another, or another version, now."""
+        given = {"uid": uid, "resourceVersion": resource_version}
         options: Raw = {"apiVersion": "v1", "kind": "DeleteOptions"}
-        if uid:
-            options["preconditions"] = {"uid": uid}
+        options["preconditions"] = {key: value for key, value in given.items() if value}
         await self._asked("DELETE", collection.path(name, namespace), body=options)
 
     async def watch(

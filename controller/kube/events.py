@@ -6,27 +6,14 @@ same Event (events.k8s.io/v1).
 
 import hashlib
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
-import msgspec
-
+from controller.api.notes import Note
 from controller.kube.client import Api
 from controller.kube.errors import AlreadyExists, NotFound
 from controller.kube.resources import EVENTS
 
 REPEAT_SECONDS = 600.0
-
-
-class Note(msgspec.Struct, frozen=True):
-    """Something worth an Event: about which object, why in one word, and what to do."""
-
-    api_version: str
-    kind: str
-    name: str
-    uid: str
-    reason: str
-    message: str
-    type: Literal["Normal", "Warning"] = "Warning"
 
 
 class EventRecorder:

@@ -76,6 +76,11 @@ class Shelf(Generic[R]):
         self._graves[key] = version
         return Change(self.kind, removed=frozenset({key} if self._drop(key) else ()))
 
+    def forget(self, key: str) -> Change:
+        """Removes the known version of an object; older and equal versions of it do not come back."""
+        grave = {"metadata": {"name": key, "resourceVersion": str(self._versions.get(key, 0) + 1)}}
+        return self.apply(grave, is_delete=True)
+
     def _put(self, key: str, raw: Mapping[str, Any]) -> bool:
         version = version_of(raw)
         if version < max(self._versions.get(key, 0), self._graves.get(key, 0)):
@@ -145,6 +150,10 @@ class Store:
     def apply(self, event: WatchEvent) -> Change:
         """One event."""
         return self._shelves[event.kind].apply(event.raw, is_delete=event.is_delete)
+
+    def forget(self, kind: type[Resource], name: str) -> Change:
+        """The object that is known was deleted by this process: events about it that are still under way change nothing."""
+        return self._shelves[kind].forget(name)
 
 
 def key_of(raw: Mapping[str, Any]) -> str:

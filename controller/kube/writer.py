@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from controller.api.objects import Condition, Resource, encode
+from controller.api.objects import Resource, encode
 from controller.kube.client import Api, Raw
-from controller.kube.errors import Conflict
+from controller.kube.errors import Conflict, NotFound
 from controller.kube.resources import collection_of
 
 R = TypeVar("R", bound=Resource)
@@ -25,6 +25,13 @@ class Writer:
     def __init__(self, api: Api, may_write: Callable[[], bool] = lambda: True) -> None:
         self._api = api
         self._may_write = may_write
+
+    async def read(self, kind: type[Resource], name: str) -> Raw | None:
+        """The object as the server has it now, after a refused write; None if there is none."""
+        try:
+            return await self._api.get(collection_of(kind), name)
+        except NotFound:
+            return None
 
     async def create(self, body: Resource) -> Raw:
         """Creates the object; raises AlreadyExists if its name is taken."""
@@ -45,10 +52,10 @@ class Writer:
         self._fence(metadata["name"])
         return await self._api.patch(collection_of(kind), {"metadata": metadata})
 
-    async def delete(self, kind: type[Resource], name: str, uid: str) -> None:
-        """Deletes the object of that name and UID."""
+    async def delete(self, kind: type[Resource], name: str, uid: str, resource_version: str = "") -> None:
+        """Deletes the object of that name and UID, and, if given, of that version."""
         self._fence(name)
-        await self._api.delete(collection_of(kind), name, uid=uid)
+        await self._api.delete(collection_of(kind), name, uid=uid, resource_version=resource_version)
 
     async def replace_status(self, body: Resource) -> Raw:
         """Writes the object's status if `metadata.resourceVersion` is still the latest."""
@@ -81,11 +88,3 @@ class Writer:
 
 class Fenced(Conflict):
     """The write was not sent: the Lease is lost."""
-
-
-def stamped(conditions: tuple[Condition, ...], stamp: str) -> tuple[Condition, ...]:
-    """The conditions with `stamp` (RFC 3339) as transition time where there is none yet."""
-    return tuple(
-        condition if condition.last_transition_time else msgspec.structs.replace(condition, last_transition_time=stamp)
-        for condition in conditions
-    )

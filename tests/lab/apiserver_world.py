@@ -233,20 +233,12 @@ class World:
 
     def delete_all(self) -> None:
         """Removes every object of ours, and every Node: what a test leaves, the next one does not see."""
-        for plural in (
-            "ipblocks",
-            "ippools",
-            "bgppeers",
-            "bgpconfigurations",
-            "nodenetworks",
-            "clusternetworks",
-            "ipreservations",
-        ):
-            for each in self.items(plural):
-                name = each["metadata"]["name"]
-                if each["metadata"].get("finalizers"):
-                    self.kubectl("patch", plural, name, "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
-                self._try("delete", plural, name, "--wait=false")
+        for item in self.items("ippools"):
+            if item["metadata"].get("finalizers"):
+                name = item["metadata"]["name"]
+                self.kubectl("patch", "ippool", name, "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
+        ours = "ipblocks,ippools,bgppeers,bgpconfigurations,nodenetworks,clusternetworks,ipreservations"
+        self.kubectl("delete", ours, "--all", "--wait=false")
         self.kubectl("delete", "nodes", "--all")
         self.kubectl("delete", "leases", "--all", "-n", "default")
 

@@ -13,17 +13,17 @@ from controller.api import ClusterNetwork, IPPool, NodeNetwork, decode
 from controller.api.clusternetwork import ClusterNetworkSpec
 from controller.api.ipblock import NodeReference
 from controller.api.nodenetwork import NodeNetworkSpec, NodeNetworkStatus
+from controller.api.notes import Note
 from controller.api.objects import Metadata
 from controller.kube import errors
 from controller.kube.client import Api, connect
-from controller.kube.events import EventRecorder, Note
+from controller.kube.events import EventRecorder
 from controller.kube.lease import Lease, LeaseTerms
 from controller.kube.reflector import Reflector, exponential
 from controller.kube.resources import SECRETS, collection_of
 from controller.kube.store import Change, Store
 from controller.kube.writer import Fenced, Writer
 
-pytest_plugins = ("apiserver_world",)
 pytestmark = [pytest.mark.root]
 
 

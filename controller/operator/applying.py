@@ -1,0 +1,176 @@
+"""Carries out an OperatorPlan, object by object: what one of them is refused does not stop the others.
+
+The server's answers go straight into the Store, so that the next plan sees what this one wrote. Called by the reconciler alone.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from controller.api.ipblock import IPBlock
+from controller.api.objects import Resource
+from controller.kube.client import Raw
+from controller.kube.errors import Conflict, KubeError, NotFound, Unavailable
+from controller.kube.store import Store, WatchEvent
+from controller.kube.writer import Fenced, Writer
+from controller.operator.health import Metrics
+from controller.plan.operator import OperatorPlan
+
+log = logging.getLogger(__name__)
+
+PARALLEL = 16
+# Seconds between two writes of a status in which only counts differ.
+COUNT_SECONDS = 2.0
+LONGEST_PENALTY = 60.0
+
+Key = tuple[str, str, str]
+
+
+class Applier:
+    """Writes plans. `wake_at` is when something that was put off is due (monotonic seconds)."""
+
+    def __init__(self, writer: Writer, store: Store, metrics: Metrics) -> None:
+        self._writer = writer
+        self._store = store
+        self._metrics = metrics
+        self._failures: dict[Key, int] = {}
+        self._not_before: dict[Key, float] = {}
+        self._counted: dict[Key, float] = {}
+        self._slots = asyncio.Semaphore(PARALLEL)
+        self.wake_at: float | None = None
+
+    async def apply(self, plan: OperatorPlan) -> bool:
+        """Carries out the plan; gives whether the Store knows more now. Raises Unavailable and Fenced: then no write will do."""
+        self.wake_at = None
+        blocks, others = _split(plan.creates)
+        block_updates, other_updates = _split(plan.updates)
+        block_deletes, other_deletes = _split(plan.deletes)
+        has_news = [
+            await self._stage(
+                [(("status", each), self._writer.replace_status) for each in plan.statuses if self._is_due(each)]
+            ),
+            await self._stage([(("finalizers", each), self._finalize) for each in plan.finalizers]),
+            await self._stage(
+                [
+                    *((("create", each), self._writer.create) for each in blocks),
+                    *((("update", each), self._writer.replace) for each in block_updates),
+                    *((("delete", each), self._delete) for each in block_deletes),
+                ]
+            ),
+            await self._stage(
+                [
+                    *((("create", each), self._writer.create) for each in others),
+                    *((("update", each), self._writer.replace) for each in other_updates),
+                    *((("delete", each), self._delete) for each in other_deletes),
+                ]
+            ),
+        ]
+        return any(has_news)
+
+    async def _stage(
+        self, writes: Iterable[tuple[tuple[str, Resource], Callable[[Any], Awaitable[Raw | None]]]]
+    ) -> bool:
+        async def one(verb: str, body: Resource, write: Callable[[Any], Awaitable[Raw | None]]) -> bool:
+            async with self._slots:
+                return await self._write(verb, body, write)
+
+        results = await asyncio.gather(
+            *(one(verb, body, write) for (verb, body), write in writes), return_exceptions=True
+        )
+        fatal = next((result for result in results if isinstance(result, BaseException)), None)
+        if fatal is not None:
+            raise fatal
+        return any(result is True for result in results)
+
+    async def _write(self, verb: str, body: Resource, write: Callable[[Any], Awaitable[Raw | None]]) -> bool:
+        kind, name = type(body), body.metadata.name
+        key = (verb, kind.__name__, name)
+        now = time.monotonic()
+        if now < self._not_before.get(key, 0.0):
+            self._wake(self._not_before[key])
+            return False
+        try:
+            raw = await write(body)
+        except (Unavailable, Fenced):
+            raise
+        except (Conflict, NotFound) as error:
+            # Somebody else was first, or the object is gone: see what there is now, and decide anew.
+            self._put_off(key, now, error)
+            await self._refresh(kind, name)
+            return True
+        except KubeError as error:
+            self._put_off(key, now, error)
+            return False
+        self._failures.pop(key, None)
+        self._not_before.pop(key, None)
+        self._metrics.writes.labels(verb, kind.__name__).inc()
+        if raw is None:
+            self._store.forget(kind, name)
+        else:
+            self._store.apply(WatchEvent(kind, raw))
+        return True
+
+    async def _refresh(self, kind: type[Resource], name: str) -> None:
+        raw = await self._writer.read(kind, name)
+        if raw is None:
+            self._store.forget(kind, name)
+        else:
+            self._store.apply(WatchEvent(kind, raw))
+
+    def _put_off(self, key: Key, now: float, error: KubeError) -> None:
+        """Later again, each time twice as late; only a first conflict is normal, and decided anew at once."""
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        self._metrics.errors.labels(key[0], key[1], type(error).__name__).inc()
+        if isinstance(error, Conflict | NotFound) and failures == 1:
+            log.info("%s of %s %s: %s", *key, error)
+            return
+        log.warning("%s of %s %s failed, %d times so far: %s", *key, failures, error)
+        self._not_before[key] = now + min(LONGEST_PENALTY, 0.05 * 2.0**failures)
+        self._wake(self._not_before[key])
+
+    async def _finalize(self, pool: Resource) -> Raw:
+        metadata = pool.metadata
+        wanted = {
+            "name": metadata.name,
+            "uid": metadata.uid,
+            "resourceVersion": self._latest_version(pool),
+            "finalizers": list(metadata.finalizers),
+        }
+        return await self._writer.set_finalizers(type(pool), wanted)
+
+    def _latest_version(self, body: Resource) -> str:
+        """The version after our own write of its status a moment ago, if there was one."""
+        known = self._store.get(type(body), body.metadata.name)
+        return known.metadata.resource_version if known is not None else body.metadata.resource_version
+
+    async def _delete(self, body: Resource) -> None:
+        metadata = body.metadata
+        await self._writer.delete(type(body), metadata.name, metadata.uid, metadata.resource_version)
+
+    def _is_due(self, body: Resource) -> bool:
+        """Whether a status is to be written now: conditions at once, mere counts every other second."""
+        key = ("count", type(body).__name__, body.metadata.name)
+        now = time.monotonic()
+        due = self._counted.get(key, -COUNT_SECONDS) + COUNT_SECONDS
+        known = self._store.get(type(body), body.metadata.name)
+        only_counts = known is not None and _conditions(known) == _conditions(body)
+        if only_counts and now < due:
+            self._wake(due)
+            return False
+        self._counted[key] = now
+        return True
+
+    def _wake(self, at: float) -> None:
+        self.wake_at = at if self.wake_at is None else min(self.wake_at, at)
+
+
+def _conditions(body: Resource) -> object:
+    return getattr(getattr(body, "status", None), "conditions", ())
+
+
+def _split(bodies: Iterable[Resource]) -> tuple[list[Resource], list[Resource]]:
+    """IPBlocks, and everything else: what lists blocks is written after them."""
+    listed = list(bodies)
+    return [b for b in listed if isinstance(b, IPBlock)], [b for b in listed if not isinstance(b, IPBlock)]

@@ -1,0 +1,130 @@
+"""Watch events by kopf, in a thread and an event loop of its own: kopf cancels what it finds in its loop.
+
+kopf is the event source and nothing more: it sets no finalizer and no annotation, and patches nothing. Its handlers hand every
+event on. It does not tell which objects vanished while its watch was broken, so each time that it lists again, this is told, too,
+and the reconciler lists for itself. Called by `controller.operator.main`.
+"""
+
+import asyncio
+import base64
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import kopf
+from lightkube.config.kubeconfig import SingleConfig
+
+from controller.api.objects import Resource
+from controller.kube.resources import collection_of
+from controller.kube.store import WatchEvent
+
+log = logging.getLogger(__name__)
+
+# Seconds before kopf is started again after it ended with an error.
+RESTART_SECONDS = 2.0
+
+
+class Feed:
+    """Delivers every event of `kinds` to `on_event`, and each kind that was listed again to `on_relist`, from its own thread."""
+
+    def __init__(
+        self,
+        config: SingleConfig,
+        kinds: Iterable[type[Resource]],
+        on_event: Callable[[WatchEvent], None],
+        on_relist: Callable[[type[Resource]], None],
+    ) -> None:
+        self._config = config
+        self._kinds = tuple(kinds)
+        self._on_event = on_event
+        self._on_relist = on_relist
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="kopf", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def stop(self, seconds: float) -> None:
+        """Asks kopf to end and waits for that, but not for long: nothing is lost with it."""
+        self._stop.set()
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                asyncio.run(self._operate())
+            except Exception as error:
+                # Whatever ends kopf, it is started again, and every kind is listed again.
+                log.error("the watches ended and are started again: %s", error)
+            for kind in self._kinds:
+                if not self._stop.is_set():
+                    self._on_relist(kind)
+            self._stop.wait(RESTART_SECONDS)
+
+    async def _operate(self) -> None:
+        await kopf.operator(
+            registry=self._registry(),
+            settings=_settings(),
+            clusterwide=True,
+            standalone=True,
+            stop_flag=self._stop,
+        )
+
+    def _registry(self) -> kopf.OperatorRegistry:
+        registry = kopf.OperatorRegistry()
+        kopf.on.login(registry=registry)(self._login)
+        for kind in self._kinds:
+            collection = collection_of(kind)
+            # kopf knows the core group by the name "" with version "v1".
+            kopf.on.event(
+                collection.group, collection.version, collection.plural, registry=registry, id=collection.plural
+            )(self._handler(kind))
+        return registry
+
+    def _handler(self, kind: type[Resource]) -> Callable[..., Any]:
+        async def on_event(event: kopf.RawEvent, **_: Any) -> None:
+            if event["type"] is None:
+                self._on_relist(kind)
+            self._on_event(WatchEvent(kind, dict(event["object"]), is_delete=event["type"] == "DELETED"))
+
+        return on_event
+
+    async def _login(self, **_: Any) -> kopf.ConnectionInfo:
+        return connection_of(self._config)
+
+
+def connection_of(config: SingleConfig) -> kopf.ConnectionInfo:
+    """The kubeconfig's cluster and user as kopf wants them. A token file is read anew at each login."""
+    cluster, user = config.cluster, config.user
+    token = user.token if user else None
+    if user and user.token_file:
+        token = Path(config.abs_file(user.token_file)).read_text().strip()
+    return kopf.ConnectionInfo(
+        server=cluster.server,
+        ca_path=config.abs_file(cluster.certificate_auth) if cluster.certificate_auth else None,
+        ca_data=base64.b64decode(cluster.certificate_auth_data) if cluster.certificate_auth_data else None,
+        insecure=cluster.insecure,
+        username=user.username if user else None,
+        password=user.password if user else None,
+        token=token,
+        certificate_path=config.abs_file(user.client_cert) if user and user.client_cert else None,
+        certificate_data=base64.b64decode(user.client_cert_data) if user and user.client_cert_data else None,
+        private_key_path=config.abs_file(user.client_key) if user and user.client_key else None,
+        private_key_data=base64.b64decode(user.client_key_data) if user and user.client_key_data else None,
+    )
+
+
+def _settings() -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.scanning.disabled = True
+    settings.process.ultimate_exiting_timeout = None
+    settings.queueing.exit_timeout = 0.5
+    settings.watching.connect_timeout = 10.0
+    settings.watching.server_timeout = 300
+    settings.networking.request_timeout = 30.0
+    settings.networking.error_backoffs = (0.2, 0.5, 1, 2, 4)
+    return settings

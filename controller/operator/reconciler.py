@@ -1,0 +1,203 @@
+"""One task that looks at the Store, asks `operator_plan` what is to be written, and has it written until nothing is.
+
+Everything else only marks what is dirty: watches, the Lease, timers. Called by `controller.operator.main`.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from controller.api.ipblock import IPBlock
+from controller.api.ippool import IPPool
+from controller.api.objects import Invalid, Resource
+from controller.api.reasons import Reason
+from controller.kube.client import Api
+from controller.kube.errors import Conflict, KubeError, NotFound, Unavailable
+from controller.kube.events import EventRecorder
+from controller.kube.resources import collection_of
+from controller.kube.store import Store, WatchEvent
+from controller.kube.writer import Fenced
+from controller.operator.applying import Applier
+from controller.operator.health import Metrics
+from controller.operator.inventory import BY_USERS, inventory_of
+from controller.plan.inventory import Memory, Moment
+from controller.plan.operator import OperatorPlan, operator_plan
+
+log = logging.getLogger(__name__)
+
+# Seconds: changes that come within this time are looked at together.
+DEBOUNCE_SECONDS = 0.05
+# After a look that took t seconds comes a rest of at least that many times t, so that a storm of changes costs a quarter of a core.
+REST_FACTOR = 3.0
+RETRY_SECONDS = 1.0
+MOST_PASSES = 12
+
+
+class Reconciler:
+    """Owns the Store and the Memory. All methods are called in its event loop."""
+
+    def __init__(self, api: Api, store: Store, applier: Applier, recorder: EventRecorder, metrics: Metrics) -> None:
+        self._api = api
+        self._store = store
+        self._applier = applier
+        self._recorder = recorder
+        self._metrics = metrics
+        self._dirty = asyncio.Event()
+        self._relist: set[type[Resource]] = set(store.kinds)
+        self._told: set[Invalid] = set()
+        self.memory = Memory(epoch="", unsettled_since=time.monotonic())
+        self.may_write: Callable[[], bool] = lambda: False
+        self.new_epoch: Callable[[], str] = lambda: ""
+
+    def on_event(self, event: WatchEvent) -> None:
+        """An event of a watch."""
+        change = self._store.apply(event)
+        if change:
+            self._dirty.set()
+
+    def on_relist(self, kind: type[Resource]) -> None:
+        """A watch of `kind` was broken, or may have been: list it."""
+        self._relist.add(kind)
+        self._dirty.set()
+
+    def relist_all(self) -> None:
+        """Lists every kind again."""
+        self._relist |= set(self._store.kinds)
+        self._dirty.set()
+
+    def begin_term(self) -> None:
+        """This process writes from now on: everything is listed, and nothing granted until the agents have spoken."""
+        self.memory = replace(
+            self.memory, epoch=self.new_epoch(), unsettled_since=time.monotonic(), verified=frozenset()
+        )
+        self.relist_all()
+
+    async def run(self) -> None:
+        """Never ends by itself; cancel it."""
+        wake_at: float | None = None
+        while True:
+            await self._wait(wake_at)
+            await asyncio.sleep(DEBOUNCE_SECONDS)
+            self._dirty.clear()
+            started = time.monotonic()
+            try:
+                wake_at = await self._look()
+            except Fenced:
+                wake_at = None
+            except Unavailable as error:
+                log.warning("the API server does not answer, trying again: %s", error)
+                wake_at = time.monotonic() + max(RETRY_SECONDS, error.retry_after)
+            except KubeError as error:
+                log.error("%s", error)
+                wake_at = time.monotonic() + RETRY_SECONDS
+            self._metrics.looks.observe(time.monotonic() - started)
+
+    async def _wait(self, wake_at: float | None) -> None:
+        if wake_at is None:
+            await self._dirty.wait()
+            return
+        try:
+            async with asyncio.timeout(max(0.0, wake_at - time.monotonic())):
+                await self._dirty.wait()
+        except TimeoutError:
+            return
+
+    async def _look(self) -> float | None:
+        """Plans and writes until there is nothing left to write; gives when to look again at the latest."""
+        for _ in range(MOST_PASSES):
+            await self._list_again(set(self._relist))
+            if not self.may_write() or not self._store.is_loaded:
+                return None
+            started = time.monotonic()
+            plan = operator_plan(inventory_of(self._store), self.memory, _moment())
+            took = time.monotonic() - started
+            self._metrics.plans.observe(took)
+            self._keep(plan)
+            if plan.to_verify:
+                await self._verify(plan)
+                continue
+            has_news = await self._applier.apply(plan)
+            await self._say(plan)
+            if not has_news:
+                break
+            await asyncio.sleep(took * REST_FACTOR)
+        else:
+            # Somebody writes against us, or there is very much to do: rest before going on.
+            self._dirty.set()
+        times = [at for at in (plan.wake_at, self._applier.wake_at) if at is not None]
+        return min(times, default=None)
+
+    def _keep(self, plan: OperatorPlan) -> None:
+        if self.memory.unsettled_since is not None and plan.memory.unsettled_since is None:
+            waited = time.monotonic() - self.memory.unsettled_since
+            log.info("settled after %.1f s: blocks may be granted", waited)
+        self.memory = plan.memory
+        self._metrics.settled.set(float(plan.memory.is_settled))
+
+    async def _verify(self, plan: OperatorPlan) -> None:
+        """Pools that were accepted in writing are granted from once a later list of pools and blocks shows them accepted still."""
+        await self._list_again({IPPool, IPBlock})
+        self.memory = replace(self.memory, verified=self.memory.verified | plan.to_verify)
+
+    async def _list_again(self, kinds: set[type[Resource]]) -> None:
+        wanted = sorted(kinds, key=lambda kind: kind.__name__)
+        await asyncio.gather(*(self._list(kind) for kind in wanted))
+
+    async def _list(self, kind: type[Resource]) -> None:
+        self._relist.discard(kind)
+        since = self._store.highest(kind)
+        try:
+            listing = await self._api.list(collection_of(kind))
+        except KubeError:
+            self._relist.add(kind)
+            raise
+        change = self._store.replace(kind, listing.items, listing.resource_version, since)
+        self._metrics.lists.labels(kind.__name__).inc()
+        if change.rewound:
+            log.error("%s: the server's history is older than what was seen: a restored backup?", kind.__name__)
+            self.begin_term()
+            self._relist.discard(kind)
+
+    async def _say(self, plan: OperatorPlan) -> None:
+        now, wall = time.monotonic(), datetime.now(UTC)
+        for note in plan.notes:
+            if self._recorder.is_due(note, now):
+                log.warning("%s %s: %s", note.kind, note.name, note.message)
+                await self._try(self._recorder.record(note, now, wall), f"Event about {note.name}")
+        for invalid in self._store.invalid():
+            if invalid not in self._told:
+                self._told.add(invalid)
+                log.error("%s %s: %s: %s", invalid.kind, invalid.name, invalid.field, invalid.message)
+                await self._try(self._refuse(invalid), f"status of {invalid.kind} {invalid.name}")
+
+    async def _try(self, write: Awaitable[None], what: str) -> None:
+        try:
+            await write
+        except (Conflict, NotFound) as error:
+            log.info("%s: %s", what, error)
+        except Unavailable:
+            raise
+        except KubeError as error:
+            log.warning("%s: %s", what, error)
+
+    async def _refuse(self, invalid: Invalid) -> None:
+        """An object that does not decode says so itself."""
+        kind = next((kind for kind in BY_USERS if kind.__name__ == invalid.kind), None)
+        if kind is None:
+            return
+        condition = {
+            "type": "Accepted",
+            "status": "False",
+            "reason": Reason.INVALID,
+            "message": f"{invalid.field}: {invalid.message}; {Reason.INVALID.remedy}",
+            "lastTransitionTime": _moment().stamp,
+        }
+        body = {"metadata": {"name": invalid.name}, "status": {"conditions": [condition]}}
+        await self._api.patch(collection_of(kind), body, subresource="status")
+
+
+def _moment() -> Moment:
+    return Moment(time.monotonic(), datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))

@@ -1,0 +1,194 @@
+"""Everything that the operator writes, as a function of everything that it knows.
+
+    Inventory + Memory + Moment ──► operator_plan ──► OperatorPlan: creates, updates, deletes, finalizers, statuses, notes
+
+Only differences are in the plan: once it is applied and the objects are read again, the next plan is empty. Objects that follow
+from others' UIDs (a NodeNetwork from its new IPBlocks) come with the next plan. Called by `controller.operator.reconciler`.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from controller.api.clusternetwork import ClusterNetwork
+from controller.api.ipblock import IPBlock
+from controller.api.ippool import IPPool
+from controller.api.nodenetwork import BlockGrant, NodeNetwork
+from controller.api.notes import Note
+from controller.api.objects import Metadata, OwnerReference, Resource
+from controller.plan.blocks import BlockPlan, Ground, plan_blocks
+from controller.plan.cidrs import network_of
+from controller.plan.cluster import cluster_network_spec
+from controller.plan.inventory import Inventory, Memory, Moment
+from controller.plan.nodes import NodeFacts, NodePart, node_facts, node_network_spec, router_ids
+from controller.plan.peers import Peering, plan_peering
+from controller.plan.pools import FINALIZER, pool_verdicts, reserved_inside, reserved_networks
+from controller.plan.statuses import notes_of, statuses_of
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorPlan:
+    """What to write. `memory` is for the next look; `wake_at` (monotonic seconds) says when to look again at the latest.
+
+    `updates` are whole objects at the resourceVersion that was looked at; `finalizers` are pools with other finalizers than they
+    have; `to_verify` are UIDs of pools to list again before anything is granted from them.
+    """
+
+    creates: tuple[Resource, ...]
+    updates: tuple[Resource, ...]
+    deletes: tuple[Resource, ...]
+    finalizers: tuple[IPPool, ...]
+    statuses: tuple[Resource, ...]
+    notes: tuple[Note, ...]
+    memory: Memory
+    to_verify: frozenset[str] = frozenset()
+    wake_at: float | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to write; notes are written once whatever the plan says."""
+        return not (self.creates or self.updates or self.deletes or self.finalizers or self.statuses)
+
+
+def operator_plan(inventory: Inventory, memory: Memory, moment: Moment) -> OperatorPlan:
+    """The whole decision."""
+    facts = node_facts(inventory.nodes)
+    memory = _settled(inventory, memory, moment)
+    ground = Ground(
+        inventory, facts, pool_verdicts(inventory), memory, moment, reserved_networks(inventory.reservations)
+    )
+    blocks = plan_blocks(ground)
+    peering = plan_peering(inventory, facts)
+    creates, updates, deletes = _networks(ground, blocks, peering)
+    cluster = _cluster(ground, peering)
+    return OperatorPlan(
+        creates=(*blocks.creates, *creates, *(c for c in cluster if not c.metadata.uid)),
+        updates=(*blocks.updates, *updates, *(c for c in cluster if c.metadata.uid)),
+        deletes=(*blocks.deletes, *deletes),
+        finalizers=tuple(_finalizers(ground)),
+        statuses=tuple(statuses_of(ground, blocks, peering)),
+        notes=notes_of(ground, blocks),
+        memory=_remembered(ground, blocks),
+        to_verify=_to_verify(ground),
+        wake_at=_wake_at(memory, blocks),
+    )
+
+
+def _settled(inventory: Inventory, memory: Memory, moment: Moment) -> Memory:
+    """Settled once every Ready node's agent has echoed the epoch, or the time for it is over."""
+    if memory.unsettled_since is None:
+        return memory
+    echoes = {each.metadata.name: each.status.epoch for each in inventory.networks}
+    missing = [node for node in inventory.nodes if node.is_ready and echoes.get(node.metadata.name) != memory.epoch]
+    is_over = moment.monotonic - memory.unsettled_since >= memory.settle_seconds
+    return replace(memory, unsettled_since=None) if is_over or not missing else memory
+
+
+def _wake_at(memory: Memory, blocks: BlockPlan) -> float | None:
+    times = [blocks.wake_at] if blocks.wake_at is not None else []
+    if memory.unsettled_since is not None:
+        times.append(memory.unsettled_since + memory.settle_seconds)
+    return min(times, default=None)
+
+
+def _remembered(ground: Ground, blocks: BlockPlan) -> Memory:
+    freed = dict(ground.memory.freed)
+    freed.update((block.spec.cidr, ground.moment.monotonic) for block in blocks.deletes)
+    for block in blocks.creates:
+        freed.pop(block.spec.cidr, None)
+    return replace(ground.memory, gone=blocks.gone, idle=blocks.idle, freed=freed)
+
+
+def _to_verify(ground: Ground) -> frozenset[str]:
+    return frozenset(
+        pool.metadata.uid
+        for pool in ground.inventory.pools
+        if pool.metadata.uid not in ground.memory.verified
+        and ground.verdicts[pool.metadata.name].is_accepted
+        and any(c.type == "Accepted" and c.status == "True" for c in pool.status.conditions)
+    )
+
+
+def _finalizers(ground: Ground) -> list[IPPool]:
+    """A pool has our finalizer from before its first grant until its last block is gone."""
+    holding = {block.spec.pool for block in ground.inventory.blocks}
+    changed = []
+    for pool in ground.inventory.pools:
+        metadata = pool.metadata
+        is_deleting, has = metadata.deletion_timestamp is not None, FINALIZER in metadata.finalizers
+        if not is_deleting and not has and ground.verdicts[metadata.name].is_accepted:
+            finalizers = (*metadata.finalizers, FINALIZER)
+        elif is_deleting and has and metadata.name not in holding:
+            finalizers = tuple(each for each in metadata.finalizers if each != FINALIZER)
+        else:
+            continue
+        changed.append(msgspec.structs.replace(pool, metadata=msgspec.structs.replace(metadata, finalizers=finalizers)))
+    return changed
+
+
+def _networks(
+    ground: Ground, plan: BlockPlan, peering: Peering
+) -> tuple[list[Resource], list[Resource], list[Resource]]:
+    """NodeNetworks to create, to update and to delete."""
+    identifiers = router_ids(ground.facts)
+    grants = _grants(ground)
+    creates: list[Resource] = []
+    updates: list[Resource] = []
+    for name, facts in ground.facts.items():
+        part = NodePart(
+            router_id=identifiers[name],
+            blocks=grants.get(name, ()),
+            sessions=peering.sessions.get(name, ()),
+            mesh=name in peering.mesh,
+            epoch=ground.memory.epoch,
+        )
+        spec = node_network_spec(facts, ground.inventory.configuration.spec, part)
+        existing = ground.networks.get(name)
+        owners = (_owner(facts),)
+        if existing is None:
+            creates.append(NodeNetwork(metadata=Metadata(name=name, owner_references=owners), spec=spec))
+        elif existing.spec != spec or existing.metadata.owner_references != owners:
+            metadata = msgspec.structs.replace(existing.metadata, owner_references=owners)
+            updates.append(msgspec.structs.replace(existing, metadata=metadata, spec=spec))
+    deletes = [network for network in ground.inventory.networks if network.metadata.name in plan.lost_nodes]
+    return creates, updates, list(deletes)
+
+
+def _owner(facts: NodeFacts) -> OwnerReference:
+    return OwnerReference(api_version="v1", kind="Node", name=facts.name, uid=facts.node.metadata.uid)
+
+
+def _grants(ground: Ground) -> dict[str, tuple[BlockGrant, ...]]:
+    """Each node's blocks as they stand in the IPBlocks, never as they are planned: the lock comes first."""
+    by_node: dict[str, list[IPBlock]] = defaultdict(list)
+    for block in ground.inventory.blocks:
+        by_node[block.spec.node.name].append(block)
+    return {
+        node: tuple(_grant(block, ground) for block in sorted(blocks, key=_position))
+        for node, blocks in by_node.items()
+    }
+
+
+def _position(block: IPBlock) -> tuple[int, int]:
+    network = network_of(block.spec.cidr)
+    return network.version, int(network.network_address)
+
+
+def _grant(block: IPBlock, ground: Ground) -> BlockGrant:
+    return BlockGrant(
+        cidr=block.spec.cidr,
+        uid=block.metadata.uid,
+        pool=block.spec.pool,
+        state=block.spec.state,
+        reserved=tuple(str(part) for part in reserved_inside(block.spec.cidr, ground.reserved)),
+    )
+
+
+def _cluster(ground: Ground, peering: Peering) -> list[ClusterNetwork]:
+    """ClusterNetwork `default` if it is not there or not as it should be."""
+    spec = cluster_network_spec(ground.inventory, ground.facts, ground.verdicts, peering)
+    existing = next((each for each in ground.inventory.clusters if each.metadata.name == "default"), None)
+    if existing is None:
+        return [ClusterNetwork(metadata=Metadata(name="default"), spec=spec)]
+    return [] if existing.spec == spec else [msgspec.structs.replace(existing, spec=spec)]

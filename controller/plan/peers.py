@@ -1,0 +1,189 @@
+"""BGPPeers as sessions of nodes, and who is in the node mesh. Pure.
+
+At most one session per node and address: the older BGPPeer keeps it. A session between two nodes exists on both sides, and the
+lower address waits for the other to connect, or both would, and one connection would fall again (RFC 4271 section 6.8).
+"""
+
+import ipaddress
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from controller.api.bgpconfiguration import BGPConfigurationSpec
+from controller.api.bgppeer import BGPPeer
+from controller.api.nodenetwork import SessionSpec
+from controller.api.objects import family_of
+from controller.api.reasons import Reason
+from controller.plan.inventory import Inventory
+from controller.plan.nodes import NodeFacts
+from controller.plan.pools import Verdict, refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A session that a BGPPeer asks for and a node does not keep."""
+
+    node: str
+    reason: Reason
+    message: str
+
+
+@dataclass
+class Peering:
+    """What BGPPeers come to: sessions by node; by BGPPeer the nodes it selects and the sessions refused; who is in the mesh."""
+
+    sessions: dict[str, tuple[SessionSpec, ...]] = field(default_factory=dict)
+    selected: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    refused: dict[str, tuple[Refused, ...]] = field(default_factory=dict)
+    mesh: frozenset[str] = frozenset()
+
+
+@dataclass
+class _Draft:
+    """Work in progress: sessions by node and address, so that a second one to an address is seen."""
+
+    configuration: BGPConfigurationSpec
+    sessions: dict[str, dict[str, SessionSpec]] = field(default_factory=lambda: defaultdict(dict))
+    refused: dict[str, list[Refused]] = field(default_factory=lambda: defaultdict(list))
+    touched: set[str] = field(default_factory=set)
+
+
+def plan_peering(inventory: Inventory, facts: Mapping[str, NodeFacts]) -> Peering:
+    """The sessions of all nodes."""
+    draft = _Draft(inventory.configuration.spec)
+    selected: dict[str, tuple[str, ...]] = {}
+    for peer in sorted(inventory.peers, key=lambda each: each.metadata.age_key):
+        chosen = [each for each in facts.values() if _is_selected(peer, each)]
+        selected[peer.metadata.name] = tuple(sorted(each.name for each in chosen))
+        draft.touched |= {each.name for each in chosen}
+        if peer.spec.address is not None:
+            for each in chosen:
+                _peer_with_router(draft, peer, each)
+        else:
+            _peer_with_nodes(draft, peer, chosen, facts)
+    return Peering(
+        sessions={node: tuple(by[a] for a in sorted(by, key=_address_key)) for node, by in draft.sessions.items()},
+        selected=selected,
+        refused={name: tuple(refused) for name, refused in draft.refused.items()},
+        mesh=_mesh(inventory.configuration.spec, facts, draft.touched),
+    )
+
+
+def _address_key(address: str) -> tuple[int, int]:
+    parsed = ipaddress.ip_address(address)
+    return parsed.version, int(parsed)
+
+
+def _is_selected(peer: BGPPeer, facts: NodeFacts) -> bool:
+    return peer.spec.node_selector is None or peer.spec.node_selector.matches(facts.node.metadata.labels)
+
+
+def _mesh(configuration: BGPConfigurationSpec, facts: Mapping[str, NodeFacts], touched: set[str]) -> frozenset[str]:
+    able = {name for name, each in facts.items() if each.addresses}
+    match configuration.node_mesh:
+        case "Enabled":
+            return frozenset(able)
+        case "Disabled":
+            return frozenset()
+        case "Auto":
+            return frozenset(able - touched)
+
+
+def _peer_with_router(draft: _Draft, peer: BGPPeer, facts: NodeFacts) -> None:
+    assert peer.spec.address is not None
+    address = str(ipaddress.ip_address(peer.spec.address))
+    local = peer.spec.source_address or facts.address_of(family_of(address))
+    name = peer.metadata.name
+    lack = facts.lack_of(family_of(address))
+    if address in facts.addresses:
+        draft.refused[name].append(_refused(facts.name, Reason.PEER_IS_NODE_ITSELF, f"spec.address {address}"))
+    elif local is None and lack is not None:
+        draft.refused[name].append(Refused(facts.name, lack.reason, lack.message))
+    else:
+        configuration = draft.configuration
+        local_asn = peer.spec.local_asn or configuration.as_number
+        ends = _Ends(facts.name, address, peer.spec.as_number or configuration.as_number, local or "", local_asn)
+        _add(draft, peer, ends)
+
+
+def _peer_with_nodes(draft: _Draft, peer: BGPPeer, chosen: list[NodeFacts], facts: Mapping[str, NodeFacts]) -> None:
+    selector = peer.spec.peer_selector
+    others = [each for each in facts.values() if selector is not None and selector.matches(each.node.metadata.labels)]
+    draft.touched |= {each.name for each in others}
+    far = peer.spec.as_number or draft.configuration.as_number
+    near = peer.spec.local_asn or draft.configuration.as_number
+    joined: set[frozenset[str]] = set()
+    for one in sorted(chosen, key=lambda each: each.name):
+        for other in sorted(others, key=lambda each: each.name):
+            pair = frozenset({one.name, other.name})
+            if one.name == other.name or pair in joined:
+                continue
+            joined.add(pair)
+            for address in one.addresses:
+                opposite = other.address_of(family_of(address))
+                if opposite is not None:
+                    _add(draft, peer, _Ends(one.name, opposite, far, address, near, other.name))
+                    _add(draft, peer, _Ends(other.name, address, near, opposite, far, one.name))
+
+
+@dataclass(frozen=True, slots=True)
+class _Ends:
+    """Both ends of a session, as `node` sees them."""
+
+    node: str
+    address: str
+    asn: int
+    local_address: str
+    local_asn: int
+    peer_node: str = ""
+
+
+def _add(draft: _Draft, peer: BGPPeer, ends: _Ends) -> None:
+    existing = draft.sessions[ends.node].get(ends.address)
+    if existing is not None:
+        what = f"{ends.address} is BGPPeer {existing.peer}'s"
+        draft.refused[peer.metadata.name].append(_refused(ends.node, Reason.ADDRESS_CONFLICT, what))
+    elif not peer.spec.shutdown:
+        draft.sessions[ends.node][ends.address] = _session(peer, ends, draft.configuration)
+
+
+def _refused(node: str, reason: Reason, what: str) -> Refused:
+    return Refused(node, reason, f"Node {node}: {what}; {reason.meaning}; {reason.remedy}")
+
+
+def _session(peer: BGPPeer, ends: _Ends, configuration: BGPConfigurationSpec) -> SessionSpec:
+    spec = peer.spec
+    between_nodes = bool(ends.peer_node)
+    is_lower = _address_key(ends.local_address) < _address_key(ends.address)
+    return SessionSpec(
+        peer=peer.metadata.name,
+        address=ends.address,
+        asn=ends.asn,
+        local_address=ends.local_address,
+        local_asn=ends.local_asn,
+        port=configuration.listen_port if between_nodes else spec.port,
+        passive=between_nodes and is_lower,
+        node=ends.peer_node,
+        hold_time=spec.hold_time or configuration.hold_time,
+        graceful_restart_time=configuration.graceful_restart.time,
+        password_secret=spec.password_secret_ref.name if spec.password_secret_ref else "",
+        ttl_security=spec.ttl_security,
+        multihop=spec.multihop,
+        allow_own_as=spec.allow_own_as,
+        import_=spec.import_,
+        export=spec.export,
+    )
+
+
+def peer_verdict(peer: BGPPeer, peering: Peering) -> Verdict:
+    """Whether every node that it selects keeps its session."""
+    name = peer.metadata.name
+    selected, refused = peering.selected.get(name, ()), peering.refused.get(name, ())
+    if not selected:
+        return refusal(Reason.NO_MATCHING_NODE, "spec.nodeSelector")
+    if refused:
+        served = len(selected) - len({each.node for each in refused})
+        words = "; ".join(each.message for each in refused[:4])
+        more = f"; and {len(refused) - 4} more" if len(refused) > 4 else ""
+        return Verdict(False, refused[0].reason, f"served on {served} of {len(selected)} nodes. {words}{more}")
+    return Verdict(True, Reason.ACCEPTED, Reason.ACCEPTED.meaning)

@@ -1,0 +1,150 @@
+"""Which pools are accepted, which nodes they serve, and which namespaces have pools of their own. Pure.
+
+A pool that already has blocks never loses to one that has none; otherwise the older one wins (creationTimestamp, then UID).
+"""
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from controller.api.ippool import IPPool
+from controller.api.ipreservation import IPReservation
+from controller.api.kubernetes import Namespace, Node
+from controller.api.objects import Network, family_of
+from controller.api.reasons import Reason
+from controller.plan.cidrs import network_of
+from controller.plan.inventory import Inventory
+from controller.plan.nodes import internal_addresses
+
+FINALIZER = "podroute.dev/blocks"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether an object is accepted, and why or why not."""
+
+    is_accepted: bool
+    reason: Reason
+    message: str = ""
+
+
+def refusal(reason: Reason, what: str) -> Verdict:
+    """A no, with what is wrong and the remedy in its message."""
+    return Verdict(False, reason, f"{what}: {reason.meaning}; {reason.remedy}")
+
+
+def pool_verdicts(inventory: Inventory) -> dict[str, Verdict]:
+    """A verdict for each pool, by name."""
+    holding = {block.spec.pool for block in inventory.blocks}
+    addresses = [
+        (ipaddress.ip_address(address), node.metadata.name)
+        for node in inventory.nodes
+        for address in internal_addresses(node)
+    ]
+    services = [network_of(cidr) for cidr in inventory.service_ranges]
+    verdicts: dict[str, Verdict] = {}
+    before: list[tuple[Network, str]] = []
+    for pool in sorted(inventory.pools, key=lambda p: (p.metadata.name not in holding, p.metadata.age_key)):
+        name, network = pool.metadata.name, network_of(pool.spec.cidr)
+        verdict = (
+            _overlap_with_pools(network, before)
+            or _overlap_with_services(network, services)
+            or _overlap_with_nodes(network, addresses)
+            or _accepted(pool)
+        )
+        verdicts[name] = verdict
+        if verdict.is_accepted or name in holding:
+            before.append((network, name))
+    return verdicts
+
+
+def _accepted(pool: IPPool) -> Verdict:
+    if pool.spec.disabled:
+        return Verdict(True, Reason.DISABLED, Reason.DISABLED.meaning)
+    return Verdict(True, Reason.ACCEPTED, Reason.ACCEPTED.meaning)
+
+
+def _overlap_with_pools(network: Network, before: Iterable[tuple[Network, str]]) -> Verdict | None:
+    other = next(((cidr, name) for cidr, name in before if cidr.overlaps(network)), None)
+    if other is None:
+        return None
+    return refusal(Reason.POOL_OVERLAPS_POOL, f"spec.cidr {network} overlaps {other[0]} of IPPool {other[1]}")
+
+
+def _overlap_with_services(network: Network, services: Iterable[Network]) -> Verdict | None:
+    other = next((cidr for cidr in services if cidr.overlaps(network)), None)
+    if other is None:
+        return None
+    return refusal(Reason.POOL_OVERLAPS_SERVICES, f"spec.cidr {network} overlaps the service range {other}")
+
+
+def _overlap_with_nodes(
+    network: Network, addresses: Iterable[tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, str]]
+) -> Verdict | None:
+    other = next(((address, node) for address, node in addresses if address in network), None)
+    if other is None:
+        return None
+    return refusal(Reason.POOL_OVERLAPS_NODE, f"spec.cidr {network} contains {other[0]} of Node {other[1]}")
+
+
+def is_selecting(pool: IPPool, node: Node) -> bool:
+    """Whether the pool's nodeSelector matches the node."""
+    return pool.spec.node_selector is None or pool.spec.node_selector.matches(node.metadata.labels)
+
+
+def namespaces_with_pools(pools: Iterable[IPPool], namespaces: Iterable[Namespace]) -> dict[str, tuple[str, ...]]:
+    """Namespaces that some pool selects, and by which pools."""
+    selecting = [
+        (pool.metadata.name, pool.spec.namespace_selector) for pool in pools if pool.spec.namespace_selector is not None
+    ]
+    found = {}
+    for namespace in namespaces:
+        names = [name for name, selector in selecting if selector.matches(namespace.metadata.labels)]
+        if names:
+            found[namespace.metadata.name] = tuple(sorted(names))
+    return found
+
+
+def reservation_verdicts(reservations: Iterable[IPReservation], pools: Iterable[IPPool]) -> dict[str, Verdict]:
+    """A verdict for each reservation: each of its ranges should lie in, or contain, a part of some pool."""
+    networks = [network_of(pool.spec.cidr) for pool in pools]
+    verdicts = {}
+    for each in reservations:
+        outside = [cidr for cidr in each.spec.cidrs if not any(network_of(cidr).overlaps(pool) for pool in networks)]
+        verdicts[each.metadata.name] = (
+            refusal(Reason.RESERVATION_OUTSIDE_POOLS, f"spec.cidrs {', '.join(outside[:8])}")
+            if outside
+            else Verdict(True, Reason.ACCEPTED, Reason.ACCEPTED.meaning)
+        )
+    return verdicts
+
+
+def reserved_networks(reservations: Iterable[IPReservation]) -> Mapping[str, tuple[Network, ...]]:
+    """All reserved ranges without overlaps, by family."""
+    ranges = [network_of(cidr) for each in reservations for cidr in each.spec.cidrs]
+    v4 = ipaddress.collapse_addresses(n for n in ranges if isinstance(n, ipaddress.IPv4Network))
+    v6 = ipaddress.collapse_addresses(n for n in ranges if isinstance(n, ipaddress.IPv6Network))
+    return {"ipv4": tuple(v4), "ipv6": tuple(v6)}
+
+
+def reserved_inside(cidr: str, reserved: Mapping[str, tuple[Network, ...]]) -> tuple[Network, ...]:
+    """The reserved parts of a block, at most 256 of them: more are covered by larger ranges."""
+    block = network_of(cidr)
+    parts = [
+        block if each.prefixlen <= block.prefixlen else each
+        for each in reserved[family_of(cidr)]
+        if each.overlaps(block)
+    ]
+    while len(parts) > 256:
+        longest = max(part.prefixlen for part in parts)
+        wider = [part.supernet() if part.prefixlen == longest else part for part in parts]
+        parts = list(reserved_union(wider))
+    return tuple(parts)
+
+
+def reserved_union(networks: Iterable[Network]) -> tuple[Network, ...]:
+    """Networks of one family without those inside others."""
+    listed = list(networks)
+    v4 = [n for n in listed if isinstance(n, ipaddress.IPv4Network)]
+    v6 = [n for n in listed if isinstance(n, ipaddress.IPv6Network)]
+    return (*ipaddress.collapse_addresses(v4), *ipaddress.collapse_addresses(v6))

@@ -1,0 +1,86 @@
+"""Agents without a node: each NodeNetwork gets the status that an agent of a node with no network would write.
+
+For tests of the operator. Epochs are echoed, usage is what the test says, blocks asked back and unused are given back. `silent` nodes
+say nothing, as if their agents were away.
+"""
+
+import asyncio
+import threading
+from random import Random
+from types import TracebackType
+from typing import Any
+
+from controller.api import NodeNetwork
+from controller.api.nodenetwork import BlockClaim, BlockUsage, NodeNetworkStatus, PoolDemand
+from controller.kube.client import Api, connect
+from controller.kube.errors import KubeError
+from controller.kube.reflector import Reflector, exponential
+from controller.kube.store import Store
+from controller.kube.writer import Writer
+
+
+class EchoAgents:
+    """All agents of a cluster, in one thread. Set `in_use` (by CIDR), `waiting` (by node and pool), `silent`, `claims` (by node)."""
+
+    def __init__(self, kubeconfig: str) -> None:
+        self._kubeconfig = kubeconfig
+        self.in_use: dict[str, int] = {}
+        self.waiting: dict[tuple[str, str], int] = {}
+        self.silent: set[str] = set()
+        self.claims: dict[str, tuple[BlockClaim, ...]] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="echo-agents")
+
+    def __enter__(self) -> "EchoAgents":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    async def _run(self) -> None:
+        async with connect(self._kubeconfig) as api:
+            store = Store([NodeNetwork])
+            reflector = Reflector(
+                api, store, NodeNetwork, backoff=exponential(Random(0), most=0.5), on_change=lambda _: None
+            )
+            task = asyncio.create_task(reflector.run())
+            while not self._stop.is_set():
+                await asyncio.sleep(0.02)
+                for network in store.all(NodeNetwork):
+                    await self._echo(api, network)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _echo(self, api: Api, network: NodeNetwork) -> None:
+        name = network.metadata.name
+        status = self._status(network)
+        if name in self.silent or status == network.status:
+            return
+        try:
+            await Writer(api).set_status(NodeNetwork, name, network.metadata.uid, status)
+        except KubeError:
+            return
+
+    def _status(self, network: NodeNetwork) -> NodeNetworkStatus:
+        usage: list[BlockUsage] = []
+        demand: dict[str, list[int]] = {}
+        for grant in network.spec.blocks:
+            used = self.in_use.get(grant.cidr, 0)
+            usage.append(BlockUsage(cidr=grant.cidr, in_use=used))
+            demand.setdefault(grant.pool, [0, 0])[0] += used
+        for (node, pool), waiting in self.waiting.items():
+            if node == network.metadata.name:
+                demand.setdefault(pool, [0, 0])[1] = waiting
+        empty: Any = (g.uid for g in network.spec.blocks if g.state == "Releasing" and not self.in_use.get(g.cidr))
+        return NodeNetworkStatus(
+            epoch=network.spec.epoch,
+            observed_generation=network.metadata.generation,
+            demand=tuple(PoolDemand(pool=p, in_use=u, waiting=w) for p, (u, w) in sorted(demand.items())),
+            usage=tuple(usage),
+            released=tuple(empty),
+            claims=self.claims.get(network.metadata.name, ()),
+        )
