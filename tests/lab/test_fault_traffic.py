@@ -1,0 +1,201 @@
+"""Nothing that restarts loses a packet between running pods, or a route at a router (DESIGN.md, faults)."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from router_tables import DropWatch, session_marks
+from traffic import Place, Traffic
+from workloads import Pod, eventually, pods_on, ready_pod
+
+from controller.lab.cluster import Lab
+
+pytestmark = [pytest.mark.lab, pytest.mark.root]
+
+
+@pytest.fixture(scope="module")
+def across(lab: Lab) -> Iterator[list[Pod]]:
+    """Two pods in different racks."""
+    first, *_, last = lab.topology.node_names
+    with pods_on(lab, [first, last], "fault") as pods:
+        yield pods
+
+
+@contextmanager
+def undisturbed(lab: Lab, across: list[Pod], *, sessions_stay: bool) -> Iterator[None]:
+    """Traffic between the racks' pods goes on without loss, and no router drops a pod route; sessions stay if asked for."""
+    tors = [f"tor{rack}" for rack in range(2)]
+    before = [session_marks(lab, tor) for tor in tors]
+    one, other = across
+    with DropWatch(lab, tors) as watch, Traffic([(one.place, other.place)]) as traffic:
+        yield
+        # The consequences of what was done must have had time to show: longer than the hold time of 9 s.
+        time.sleep(2)
+    traffic.assert_no_loss()
+    assert watch.dropped == []
+    if sessions_stay:
+        assert [session_marks(lab, tor) for tor in tors] == before
+    eventually(lambda: _all_established(lab, tors), 30, "all sessions are established again")
+
+
+def _all_established(lab: Lab, tors: list[str]) -> bool:
+    return all("stablished" in mark for tor in tors for mark in session_marks(lab, tor).values())
+
+
+def test_the_probe_notices_a_route_that_is_gone_for_a_tenth_of_a_second(lab: Lab, across: list[Pod]) -> None:
+    one, other = across
+    node = one.node
+    prefix = next(address for address in one.addresses if ":" not in address)
+    place = lab.topology.namespace(node)
+    with lab_agent_stopped(lab, node), Traffic([(one.place, other.place)], families=(4,)) as traffic:
+        link = subprocess.check_output(["ip", "-n", place, "route", "show", prefix, "proto", "179"], text=True).split()[
+            2
+        ]
+        time.sleep(0.5)
+        subprocess.run(["ip", "-n", place, "route", "del", prefix, "proto", "179", "metric", "179"], check=True)
+        time.sleep(0.1)
+        subprocess.run(
+            ["ip", "-n", place, "route", "add", prefix, "dev", link, "proto", "179", "metric", "179", "scope", "link"],
+            check=True,
+        )
+        time.sleep(2)
+    assert 20 <= traffic.lost <= 200, [d for d in traffic.directions if d.missing]
+
+
+@contextmanager
+def lab_agent_stopped(lab: Lab, node: str) -> Iterator[None]:
+    """The agent is frozen, so that it repairs nothing."""
+    lab.kill(node, "agent", signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        lab.kill(node, "agent", signal.SIGCONT)
+
+
+def test_a_killed_agent_loses_no_packet_resets_no_session_and_withdraws_nothing(lab: Lab, across: list[Pod]) -> None:
+    node = across[0].node
+    with undisturbed(lab, across, sessions_stay=True):
+        old = lab.pid(node, "agent")
+        lab.kill(node, "agent")
+        eventually(lambda: lab.pid(node, "agent") not in (None, old), 10, "the agent runs again")
+
+
+@pytest.mark.parametrize("with_agent", [True, False], ids=["agent there", "agent away"])
+@pytest.mark.parametrize("victim", ["entry", "exabgp", "daemon"])
+def test_a_killed_part_of_the_speaker_loses_no_packet_and_no_route(
+    lab: Lab, across: list[Pod], victim: str, with_agent: bool
+) -> None:
+    node = across[0].node
+    machine = lab.machine(node)
+    if not with_agent:
+        machine.stop("agent")
+    try:
+        with undisturbed(lab, across, sessions_stay=False):
+            pid = speaker_pid(lab, node, victim)
+            subprocess.run(["kill", "-9", str(pid)], check=True)
+            eventually(lambda: _all_established(lab, ["tor0", "tor1"]), 20, "the sessions are back")
+    finally:
+        if not with_agent:
+            start_again(lab, node, "agent")
+
+
+def speaker_pid(lab: Lab, node: str, part: str) -> int:
+    """The host's pid of a part of the node's speaker: it is a chain of parents and children."""
+    entry = lab.pid(node, "speaker")
+    assert entry is not None
+    exabgp = child_of(entry)
+    return {"entry": lambda: entry, "exabgp": lambda: exabgp, "daemon": lambda: child_of(exabgp)}[part]()
+
+
+def child_of(pid: int) -> int:
+    """The only child."""
+
+    def children() -> list[int]:
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            return [int(word) for word in file.read().split()]
+
+    return eventually(children, 5, f"process {pid} has a child")[0]
+
+
+def start_again(lab: Lab, machine: str, process: str) -> None:
+    """Starts a process of podroute that was stopped."""
+    from controller.lab.podroute import processes_on
+
+    for spec in processes_on(machine, lab.machine(machine).folder):
+        if spec.name == process:
+            lab.start(machine, spec)
+
+
+def test_pods_go_on_starting_while_the_operator_is_down(lab: Lab, across: list[Pod]) -> None:
+    machine = lab.machine("cp")
+    machine.stop("operator")
+    try:
+        with (
+            undisturbed(lab, across, sessions_stay=True),
+            pods_on(lab, list(lab.topology.node_names), "orphan") as pods,
+        ):
+            assert all(len(pod.addresses) == 2 for pod in pods)
+    finally:
+        start_again(lab, "cp", "operator")
+
+
+def place_outside(lab: Lab) -> Place:
+    """The outside host as an end of the probe."""
+    addresses = tuple(lab.topology.addresses("outside"))
+    return Place("outside", ("nsenter", f"--net={lab.netns('outside')}", "--"), addresses)
+
+
+def test_the_outside_host_and_a_pod_exchange_packets_by_their_own_addresses(lab: Lab, across: list[Pod]) -> None:
+    with Traffic([(across[0].place, place_outside(lab))]) as traffic:
+        time.sleep(2)
+    traffic.assert_no_loss()
+
+
+def test_the_api_server_may_be_away_for_a_while_with_an_agent_restart_in_it(lab: Lab, across: list[Pod]) -> None:
+    """The short form: the API server is away for 15 seconds; the long one, of a minute, is `soak`."""
+    api_server_away(lab, across, 15)
+
+
+@pytest.mark.soak
+def test_the_api_server_may_be_away_for_a_minute_with_an_agent_restart_in_it(lab: Lab, across: list[Pod]) -> None:
+    api_server_away(lab, across, 60)
+
+
+def api_server_away(lab: Lab, across: list[Pod], seconds: float) -> None:
+    node = across[0].node
+    with pods_on(lab, [node], "known") as (known,):
+        control_plane = lab.machine("cp")
+        pid = lab.pid("cp", "apiserver")
+        assert pid is not None
+        since = time.monotonic()
+        with undisturbed(lab, across, sessions_stay=True):
+            subprocess.run(["kill", "-STOP", str(pid)], check=True)
+            try:
+                old = lab.pid(node, "agent")
+                lab.kill(node, "agent")
+                eventually(lambda: lab.pid(node, "agent") not in (None, old), 10, "the agent runs again")
+                before = sandbox_pids(known)
+                subprocess.run(["kill", "-9", *map(str, before)], check=True)
+                eventually(lambda: sandbox_pids(known) - before, 30, "the kubelet started the pod's sandbox again")
+                eventually(lambda: time.monotonic() - since > seconds, seconds + 5, "the time is over")
+            finally:
+                subprocess.run(["kill", "-CONT", str(pid)], check=True)
+        assert control_plane.holder() is not None
+        again = eventually(lambda: _with_new_addresses(lab, known), 40, "the pod is ready with its new addresses")
+        assert len(again.addresses) == 2
+
+
+def _with_new_addresses(lab: Lab, pod: Pod) -> Pod | None:
+    now = ready_pod(lab, pod.name, 30)
+    return now if now.addresses != pod.addresses else None
+
+
+def sandbox_pids(pod: Pod) -> set[int]:
+    """All processes of the pod, its sandbox included."""
+    from workloads import CGROUPS
+
+    found = CGROUPS.glob(f"pids/*/*/*/kubepods/**/pod{pod.uid}/*/cgroup.procs")
+    return {int(word) for procs in found for word in procs.read_text().split()}

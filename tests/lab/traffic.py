@@ -1,0 +1,142 @@
+"""The traffic probe: numbered packets and a stream between places of a lab, in both directions, with what was lost at the end.
+
+    with Traffic([(one, other)]) as traffic:
+        …break something…
+    traffic.assert_no_loss()
+
+A place is anything with a network namespace and addresses: a pod, or a machine of the lab.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from controller.lab.execute import wait_until
+
+ENDPOINT = Path(__file__).with_name("traffic_endpoint.py")
+RATE = 500
+FIRST_PORT = 7000
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an end runs: `enter` is the command that enters its network namespace."""
+
+    name: str
+    enter: tuple[str, ...]
+    addresses: tuple[str, ...]
+
+    def address(self, family: int) -> str:
+        return next(address for address in self.addresses if (":" in address) == (family == 6))
+
+
+@dataclass(frozen=True)
+class Direction:
+    """What one end sent and the other received."""
+
+    label: str
+    sent: int
+    received: int
+    missing: tuple[int, ...]
+    gap: float
+
+
+class Traffic:
+    """Runs while the `with` block does. Both families, both directions, for every pair of places."""
+
+    def __init__(self, pairs: list[tuple[Place, Place]], families: tuple[int, ...] = (4, 6)) -> None:
+        self.pairs, self.families = pairs, families
+        self._ends: list[tuple[str, str, subprocess.Popen[str]]] = []
+        self.directions: list[Direction] = []
+        self.errors: list[str] = []
+        self.stream_bytes = 0
+
+    def __enter__(self) -> Self:
+        port = FIRST_PORT
+        for one, other in self.pairs:
+            for family in self.families:
+                own, peer = one.address(family), other.address(family)
+                self._ends.append((one.name, other.name, self._start(one, own, peer, port)))
+                self._ends.append((other.name, one.name, self._start(other, peer, own, port)))
+                port += 1
+        wait_until(self._is_flowing, 15.0, "the traffic probe flows in every direction")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        outputs = self._stopped()
+        if kind is not None:
+            return
+        reports = [json.loads(output) for output in outputs]
+        for index in range(0, len(reports), 2):
+            self._note(self._ends[index], reports[index], reports[index + 1])
+            self._note(self._ends[index + 1], reports[index + 1], reports[index])
+
+    @property
+    def lost(self) -> int:
+        """Packets lost in all directions."""
+        return sum(len(direction.missing) for direction in self.directions)
+
+    def assert_no_loss(self) -> None:
+        """Nothing lost, nothing from a wrong source, and every stream went on."""
+        told = "; ".join(
+            f"{d.label}: {len(d.missing)} of {d.sent} lost, gap {d.gap:.3f} s" for d in self.directions if d.missing
+        )
+        assert not told, told
+        assert not self.errors, self.errors
+        assert self.directions
+        assert all(direction.sent > RATE for direction in self.directions), "the probe hardly ran"
+        assert self.stream_bytes > 0
+
+    def _start(self, place: Place, own: str, peer: str, port: int) -> subprocess.Popen[str]:
+        argv = [*place.enter, sys.executable, str(ENDPOINT), own, peer, str(port), str(RATE)]
+        return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+
+    def _is_flowing(self) -> bool:
+        """Every UDP socket exists; what was sent before the other end listened is not counted as lost."""
+        dead = [end for end in self._ends if end[2].poll() is not None]
+        assert not dead, f"an end of the probe ended: {dead[0][:2]}"
+        return all(_listens(place, port) for place, port in self._sockets())
+
+    def _sockets(self) -> list[tuple[Place, int]]:
+        count = len(self.families)
+        return [
+            (place, FIRST_PORT + index * count + offset)
+            for index, pair in enumerate(self.pairs)
+            for offset in range(count)
+            for place in pair
+        ]
+
+    def _stopped(self) -> list[str]:
+        for _, _, process in self._ends:
+            process.send_signal(signal.SIGTERM)
+        outputs = []
+        for _, _, process in self._ends:
+            try:
+                outputs.append(process.communicate(timeout=10)[0])
+            except subprocess.TimeoutExpired:
+                process.kill()
+                outputs.append(process.communicate()[0])
+        return outputs
+
+    def _note(self, end: tuple[str, str, object], own: dict, other: dict) -> None:
+        got = set(other["received"])
+        # Packets before the first that arrived were sent while the other end was being started.
+        first = min(got, default=0)
+        missing = tuple(number for number in range(first, own["sent"]) if number not in got)
+        self.directions.append(Direction(f"{end[0]} to {end[1]}", own["sent"], len(got), missing, other["gap"]))
+        self.errors += own["errors"]
+        self.stream_bytes += own["stream_bytes"]
+
+
+def _listens(place: Place, port: int) -> bool:
+    done = subprocess.run(
+        [*place.enter, "ss", "-Hlnu", f"sport = :{port}"], capture_output=True, text=True, check=False
+    )
+    return f":{port}" in done.stdout
