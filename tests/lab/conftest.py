@@ -7,9 +7,13 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from apiserver_world import server, world
 from host_state import need_root
 
 from controller.lab.cluster import Lab
+
+# An API server without nodes, for the tests of kinds, reflector and operator.
+__all__ = ["server", "world"]
 
 
 @pytest.fixture(scope="session")

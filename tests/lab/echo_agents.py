@@ -1,7 +1,7 @@
 """Agents without a node: each NodeNetwork gets the status that an agent of a node with no network would write.
 
-For tests of the operator. Epochs are echoed, usage is what the test says, blocks asked back and unused are given back. `silent` nodes
-say nothing, as if their agents were away.
+For tests of the operator. Epochs are echoed, usage is what the test says, blocks asked back and unused are given back. `silent`
+nodes say nothing, as if their agents were away.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from controller.kube.writer import Writer
 
 
 class EchoAgents:
-    """All agents of a cluster, in one thread. Set `in_use` (by CIDR), `waiting` (by node and pool), `silent`, `claims` (by node)."""
+    """All agents of a cluster, in a thread. Tests set `in_use` (by CIDR), `waiting` (by node, pool), `silent`, `claims` (by node)."""
 
     def __init__(self, kubeconfig: str) -> None:
         self._kubeconfig = kubeconfig
