@@ -28,6 +28,7 @@ from controller.kernel.values import (
     RouteReason,
     Rules,
     host_interface_name,
+    pod_routes,
     route_changes,
 )
 from controller.plan.drift import route_drift
@@ -94,6 +95,8 @@ class Reconciler:
 
     async def _pass(self) -> None:
         state = self._state
+        # Wired before the kernel was read: a route of theirs that was not found then is drift.
+        wired = frozenset(state.wired)
         readback = await self._on_worker(_read)
         self._adopt_removals(readback.pods)
         plan = plan_node(state.snapshot, self._local(readback))
@@ -103,7 +106,6 @@ class Reconciler:
         state.mtu = min((uplink.mtu for uplink in readback.uplinks), default=state.mtu)
         self._remember_held(plan)
         table = route_table(plan.routes, state.observed.routes, readback.links)
-        wired = frozenset(state.wired)
         outcome = await self._on_worker(lambda: self._write(plan, readback, table, wired))
         state.applied = outcome.applied
         self._count(outcome.drifts)
@@ -139,7 +141,8 @@ class Reconciler:
         changes = route_changes(table.values(), readback.routes)
         kept = set(kept_while_unsettled(changes.delete, frozenset(self._state.observed.settled)))
         changes = RouteChanges(changes.create, changes.replace, tuple(r for r in changes.delete if r not in kept))
-        drifts = route_drift(changes, self._state.applied)
+        of_pods = {route.prefix: route for route in pod_routes(link for link in readback.pods if link.name in wired)}
+        drifts = route_drift(changes, {**self._state.applied, **of_pods})
         failures = routes.apply_routes(changes)
         drifts += pods.repair_pods(wired)
         if self._rules != plan.rules or self._state.rules_are_suspect:
