@@ -1,7 +1,8 @@
 """The configuration of BIRD, as a ToR and as the spine, as text. Pure; `routers` writes it and starts BIRD with it.
 
 What BIRD takes is kept under tests/golden and was accepted by `bird -p`. The rules for sessions with nodes are those of
-`frr`.
+`frr`. After an error, an expired hold timer included, BIRD by itself refuses a neighbour for one to five minutes: here
+for seconds.
 """
 
 from controller.lab.frr import HOLD_S, MOST_PREFIXES
@@ -35,6 +36,7 @@ def spine_configuration(topology: Topology) -> str:
   hold time {HOLD_S};
   connect retry time 1;
   connect delay time 1;
+  error wait time 1, 5;
   {family} {{ import all; export where source ~ [ RTS_BGP, RTS_DEVICE ]; }};
 }}
 """
@@ -78,6 +80,7 @@ def _spine_session(family: str, local: int, spine: object) -> str:
   hold time {HOLD_S};
   connect retry time 1;
   connect delay time 1;
+  error wait time 1, 5;
   {family} {{ import all; export where source ~ [ RTS_BGP, RTS_DEVICE ]; }};
 }}
 """
@@ -89,6 +92,7 @@ def _node_session(family: str, local: int, node: str, topology: Topology) -> str
   local as {local};
   neighbor {address} as {NODE_AS};
   passive;
+  error wait time 1, 5;
   hold time {HOLD_S};
   graceful restart aware;
   long lived graceful restart off;

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from controller.lab import bringup, power, teardown
+from controller.lab import answers, bringup, power, teardown
 from controller.lab.errors import LabError, Refusal
 from controller.lab.execute import run_checked
 from controller.lab.machine import Machine, MachineSpec, ProcessSpec, read_spec
@@ -133,6 +133,19 @@ class Lab:
     def is_bird(self, router: str) -> bool:
         """Whether to use `birdc` rather than `vtysh`."""
         return is_bird(self.topology, router)
+
+    def sessions(self, router: str) -> dict[str, str]:
+        """A router's BGP sessions: neighbour address → state; `Established` is up."""
+        if self.is_bird(router):
+            return answers.bird_sessions(self.birdc(router, "show protocols all"))
+        return answers.frr_sessions(self.vtysh(router, "show bgp summary json"))
+
+    def bgp_routes(self, router: str) -> dict[str, tuple[str, ...]]:
+        """A router's selected routes of both families: prefix → next hops (FRR shows link-local ones for IPv6)."""
+        if self.is_bird(router):
+            return answers.bird_routes(self.birdc(router, "show route primary"))
+        tables = (self.vtysh(router, f"show bgp {family} unicast json") for family in ("ipv4", "ipv6"))
+        return {prefix: hops for table in tables for prefix, hops in answers.frr_routes(table).items()}
 
     def start(self, machine: str, process: ProcessSpec) -> None:
         """Start a supervised process in a machine."""

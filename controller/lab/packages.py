@@ -14,7 +14,7 @@ from pathlib import Path
 from controller.lab.errors import LabError, Refusal
 from controller.lab.programs import Report
 
-# Package, and a program of it that the lab runs: what is on PATH already needs no package.
+# Package, and a program or file of it that the lab needs: what is there already needs no package.
 PACKAGES = {
     "bind9-dnsutils": "dig",
     "bird2": "bird",
@@ -23,10 +23,11 @@ PACKAGES = {
     "containerd": "containerd",
     "curl": "curl",
     "frr": "/usr/lib/frr/bgpd",
+    "gcc": "gcc",
     "iperf3": "iperf3",
     "iproute2": "ip",
     "iputils-ping": "ping",
-    "kmod": "modprobe",
+    "libc6-dev": "/usr/include/stdio.h",
     "mount": "mount",
     "netcat-openbsd": "nc",
     "nftables": "nft",
@@ -41,9 +42,13 @@ INSTALL_LIMIT_S = 900.0
 
 
 def missing_packages() -> list[str]:
-    """The packages whose program is not there."""
+    """The packages whose program or file is not there."""
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    return [package for package, program in PACKAGES.items() if not shutil.which(program, path=path)]
+    return [
+        package
+        for package, needed in PACKAGES.items()
+        if not (Path(needed).is_file() or shutil.which(needed, path=path))
+    ]
 
 
 def ensure_packages(report: Report) -> None:
@@ -61,7 +66,7 @@ def ensure_packages(report: Report) -> None:
         _apt(["update", "--quiet"])
         _apt(["install", "--yes", "--quiet", "--no-install-recommends", *missing])
     if still := missing_packages():
-        raise LabError(Refusal.NO_PACKAGE, f"installed, but their programs are not on PATH: {' '.join(still)}")
+        raise LabError(Refusal.NO_PACKAGE, f"installed, but what they should bring is not there: {' '.join(still)}")
 
 
 def _apt(arguments: list[str]) -> None:

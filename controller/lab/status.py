@@ -5,7 +5,6 @@ out.
 """
 
 import json
-import re
 
 import msgspec
 
@@ -105,14 +104,10 @@ def _from_kubernetes(lab: Lab) -> tuple[dict[str, bool], dict[str, int]]:
 def _sessions(lab: Lab, router: str) -> str:
     """`established/configured` BGP sessions of a router."""
     try:
-        if lab.is_bird(router):
-            lines = [line for line in lab.birdc(router, "show protocols").splitlines() if re.search(r"\sBGP\s", line)]
-            return f"{sum('Established' in line for line in lines)}/{len(lines)}"
-        summary = lab.vtysh(router, "show bgp summary json")
+        states = lab.sessions(router).values()
     except (LabError, json.JSONDecodeError) as error:
         return f"unknown: {str(error)[:60]}"
-    peers = [peer for family in summary.values() for peer in family.get("peers", {}).values()]
-    return f"{sum(peer['state'] == 'Established' for peer in peers)}/{len(peers)}"
+    return f"{sum(state == 'Established' for state in states)}/{len(states)}"
 
 
 def picture(topology: Topology) -> str:
