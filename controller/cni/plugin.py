@@ -72,7 +72,9 @@ def _agents_answer(path: str, frame: bytes, environment: Mapping[str, str]) -> A
         finally:
             if netns is not None:
                 os.close(netns)
-        connection.sendall(frame[sent:])
+        # Even to send nothing fails once the agent has answered and closed.
+        if sent < len(frame):
+            connection.sendall(frame[sent:])
         return decoded_answer(_received(connection, body_length(_received(connection, LENGTH_SIZE))))
 
 

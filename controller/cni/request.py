@@ -160,7 +160,7 @@ def _pod(arguments: str) -> Pod:
 def _configuration(command: Command, stdin: bytes) -> Configuration:
     try:
         document = json.loads(stdin)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         start = stdin[:80].decode(errors="replace")
         raise CniError(
             ErrorCode.DECODE_FAILURE,
