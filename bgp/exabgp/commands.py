@@ -50,6 +50,11 @@ def end_of_rib_command(address: str, family: Family) -> Command:
     return Command(f"neighbor {address} announce eor {family} unicast", address)
 
 
+def liveness_command() -> Command:
+    """Something ExaBGP answers at once. Only for an empty window: its answer overtakes those of announcements."""
+    return Command("version", "")
+
+
 def teardown_command(address: str) -> Command:
     """Restarts one session (RFC 4486 subcode 4); never answered, so it is written outside the window."""
     return Command(f"neighbor {address} teardown 4", address)
@@ -94,6 +99,11 @@ class Window:
     def add(self, commands: Iterable[Command]) -> None:
         """Queues commands behind those already there."""
         self._waiting.extend(commands)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits, neither for its turn nor for an answer."""
+        return not self._waiting and not self._unanswered
 
     def lines(self) -> Iterator[str]:
         """The lines that may be written now; each counts as unanswered from here on."""

@@ -210,7 +210,10 @@ class Daemon:
         while True:
             await asyncio.sleep(self._state.seconds_to_wait(TICK_SECONDS))
             now = time.monotonic()
-            if self._state.tick(now):
+            if not self._state.exabgp_is_alive(now):
+                log.error("ExaBGP does not answer any more")
+                return
+            if self._state.tick(now) or self._state.commands_wait:
                 self._work_due.set()
             if now >= addresses_at:
                 addresses_at = now + ADDRESS_CHECK_SECONDS

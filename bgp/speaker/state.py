@@ -7,7 +7,14 @@ from collections.abc import Iterable, Iterator
 
 from bgp.checking import Checked, Refusal, checked
 from bgp.decision import ImportPolicy
-from bgp.exabgp.commands import Window, announce_commands, end_of_rib_command, teardown_command, withdraw_commands
+from bgp.exabgp.commands import (
+    Window,
+    announce_commands,
+    end_of_rib_command,
+    liveness_command,
+    teardown_command,
+    withdraw_commands,
+)
 from bgp.exabgp.events import (
     Answer,
     EndOfRib,
@@ -36,6 +43,8 @@ from bgp.values import (
 WITHDRAW_SECONDS = 5.0  # a neighbour that can't be told of the withdrawal is removed after this long
 QUIET_SECONDS = 0.05  # between ExaBGP's report of a sent UPDATE and its being on the wire
 RETRY_SECONDS = 5.0
+ASK_AFTER_SECONDS = 30.0  # ExaBGP is asked for a sign of life when it had nothing to answer for so long
+ANSWER_SECONDS = 20.0  # far longer than it needs to load a thousand neighbours
 
 
 class SpeakerState:
@@ -55,6 +64,7 @@ class SpeakerState:
         self._checked: Checked | None = None
         self._window = Window()
         self._urgent: list[str] = []
+        self._heard_at = self._idle_at = now
         self._refused_since: dict[str, float] = {}
 
     # Orders
@@ -154,6 +164,7 @@ class SpeakerState:
             self._on_end_of_rib(record, event)
 
     def _on_answer(self, answer: Answer, now: float) -> None:
+        self._heard_at = now
         command = self._window.answered()
         record = self.records.get(command.address) if command is not None else None
         if command is None or record is None or answer.good or not record.established or not command.prefixes:
@@ -301,6 +312,20 @@ class SpeakerState:
         if not record.end_of_rib_told:
             record.end_of_rib_told = True
             self._window.add(end_of_rib_command(neighbour.address, family) for family in record.families)
+
+    def exabgp_is_alive(self, now: float) -> bool:
+        """Whether ExaBGP still answers. Asks it something if it was not heard for a while."""
+        if not self._window.idle:
+            return now - max(self._heard_at, self._idle_at) < ANSWER_SECONDS
+        self._idle_at = now
+        if now - self._heard_at >= ASK_AFTER_SECONDS:
+            self._window.add([liveness_command()])
+        return True
+
+    @property
+    def commands_wait(self) -> bool:
+        """Whether a command waits for its turn or for its answer."""
+        return not self._window.idle
 
     def command_lines(self) -> Iterator[str]:
         """What may be written to ExaBGP now."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from bgp.speaker.client import observe
+from bgp.speaker.client import SpeakerAway, observe
 from bgp.speaker.protocol import Stored, Sync, line_of, reply_of
 from bgp.values import Desired, Detail, Observed, Session
 
@@ -312,6 +312,11 @@ class Speaker:
 
     def observed(self) -> Observed:
         return observe(self.socket).observed
+
+    def is_answering(self) -> bool:
+        with contextlib.suppress(SpeakerAway):
+            return bool(self.observed().started)
+        return False
 
     def session(self, name: str) -> Session:
         sessions = {session.name: session for session in self.observed().sessions}
