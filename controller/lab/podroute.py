@@ -1,40 +1,58 @@
 """podroute in the lab, as supervised processes: operator beside the control plane, agent and speaker on every node.
 
-`processes_on` is pure; `install` applies the manifests of the tree and makes a kubeconfig for each process that needs
-one. Called by `bringup` when the lab's CNI is podroute. The processes run from the tree itself, mounted
-read-only at SOURCES: after a change of code it is enough to kill one.
+`processes_on` and `peers_for` are pure; `install` applies the manifests of the tree and makes a kubeconfig for each
+process that needs one; `apply_network` gives the cluster its pools and its peering. Called by `bringup` when the lab's
+CNI is podroute. The processes run from the tree itself, mounted read-only at SOURCES: after a change of code it is
+enough to kill one.
 """
 
+import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import controller
+from controller.cni.build import BuildError, build_shim
+from controller.lab.errors import LabError, Refusal
 from controller.lab.execute import wait_until
 from controller.lab.machine import Machine, ProcessSpec
+from controller.lab.node import RACK_LABEL
+from controller.lab.programs import cache_folder
 from controller.lab.topology import Topology
 
 ROOT = Path(controller.__file__).resolve().parents[1]
 SOURCES = "/opt/podroute"
 NAMESPACE = "podroute-system"
-# Applied before the processes start; the examples after, when somebody answers for them.
-BEFORE = ("manifests/crds", "manifests/rbac")
-QUICKSTART = ("examples/quickstart",)
-TOR_PEERING = ("examples/tor-peering",)
+MANIFESTS = "manifests"
+ROUTED_POOLS = "examples/quickstart/pools.yaml"
+FLAT_NETWORK = "examples/node-mesh"
 ACCOUNTS = {"operator": "podroute-operator", "agent": "podroute-agent"}
 CREDENTIAL_LIFE = "24h"
 KNOWN_LIMIT_S = 20.0
+PLUGIN = "podroute-cni"
 Kubectl = Callable[..., str]
 
 
-def processes_on(machine: str, folder: Path) -> tuple[ProcessSpec, ...]:
-    """What of podroute runs on `cp` or a node; `folder` is the machine's, and they wait for their kubeconfig in it."""
+def processes_on(machine: str, folder: Path, plugin: str) -> tuple[ProcessSpec, ...]:
+    """What of podroute runs on `cp` or a node.
+
+    `folder` is the machine's, and they wait for their kubeconfig in it; `plugin` is the compiled CNI plugin.
+    """
     name = "operator" if machine == "cp" else "agent"
-    config = kubeconfig_path(folder, name)
+    config = str(kubeconfig_path(folder, name))
     if machine == "cp":
-        return (_process(name, str(config), "--kubeconfig", str(config)),)
-    return (_process("speaker"), _process(name, str(config), "--node", machine, "--kubeconfig", str(config)))
+        return (_process(name, config, "--kubeconfig", config),)
+    agent = _process(name, config, "--node", machine, "--kubeconfig", config, "--shim", plugin)
+    return (_process("speaker"), agent)
+
+
+def ensure_plugin() -> Path:
+    """The compiled CNI plugin, in the cache; LabError with the compiler's words if there is none."""
+    try:
+        return build_shim(cache_folder() / "programs")
+    except BuildError as error:
+        raise LabError(Refusal.BUILD_FAILED, str(error)) from error
 
 
 def kubeconfig_path(folder: Path, process: str) -> Path:
@@ -53,37 +71,53 @@ def _process(name: str, wait_for: str = "", *arguments: str) -> ProcessSpec:
     return ProcessSpec(name=name, argv=argv, env=environment, folder=SOURCES, wait_for=wait_for)
 
 
-def missing_manifests(root: Path = ROOT) -> list[str]:
-    """The manifest folders without which podroute cannot start."""
-    return [name for name in BEFORE if not any((root / name).glob("*.yaml"))]
-
-
-def apply_manifests(kubectl: Kubectl, names: Sequence[str], root: Path = ROOT) -> None:
-    """Apply folders of the tree, in order; tried again for a while, since a new kind is not served at once."""
-    for name in names:
-        folder = root / name
-        how = "-k" if (folder / "kustomization.yaml").exists() else "-f"
-        apply = partial(kubectl, "apply", how, str(folder))
-        wait_until(apply, KNOWN_LIMIT_S, f"{name} is applied", every=0.3)
-
-
 def install(
     kubectl: Kubectl, topology: Topology, machine: Callable[[str], Machine], write: Callable[[Path, str], None]
 ) -> None:
-    """Apply definitions and roles, hand out credentials, start the processes. `write` makes a kubeconfig from a token."""
-    if not kubectl("get", "namespace", NAMESPACE, "--ignore-not-found", "-o", "name"):
-        kubectl("create", "namespace", NAMESPACE)
-    apply_manifests(kubectl, BEFORE)
+    """Apply the manifests, hand out credentials, start the operator; the agents were waiting for theirs.
+
+    `write` makes a kubeconfig from a token.
+    """
+    _apply(kubectl, MANIFESTS)
     for name in ("cp", *topology.node_names):
         folder = machine(name).folder
         process = "operator" if name == "cp" else "agent"
         bound = () if name == "cp" else ("--bound-object-kind", "Node", "--bound-object-name", name)
         token = kubectl("create", "token", ACCOUNTS[process], "-n", NAMESPACE, "--duration", CREDENTIAL_LIFE, *bound)
         write(kubeconfig_path(folder, process), token.strip())
-    for spec in processes_on("cp", machine("cp").folder):
+    for spec in processes_on("cp", machine("cp").folder, ""):
         machine("cp").start(spec)
 
 
-def examples_for(topology: Topology) -> tuple[str, ...]:
-    """The examples that make this lab's pods reachable: the pool, and with ToRs the peering."""
-    return (*QUICKSTART, *TOR_PEERING) if topology.routed else QUICKSTART
+def apply_network(kubectl: Kubectl, topology: Topology) -> None:
+    """Pools, and peering with the ToRs this lab has; in a single segment the node mesh."""
+    _apply(kubectl, ROUTED_POOLS if topology.routed else FLAT_NETWORK)
+    if topology.routed:
+        items = {"apiVersion": "v1", "kind": "List", "items": peers_for(topology)}
+        kubectl("apply", "-f", "-", text=json.dumps(items))
+
+
+def peers_for(topology: Topology) -> list[dict[str, object]]:
+    """A BGPPeer for each rack and family, as examples/quickstart has them for two racks."""
+    return [
+        {
+            "apiVersion": "podroute.dev/v1alpha1",
+            "kind": "BGPPeer",
+            "metadata": {"name": f"rack{rack}-tor-{family}"},
+            "spec": {
+                "nodeSelector": {"matchLabels": {RACK_LABEL: f"r{rack}"}},
+                "address": address,
+                "asNumber": topology.tor_as(rack),
+                "allowOwnAS": True,
+            },
+        }
+        for rack in range(topology.racks)
+        for family, address in zip(("v4", "v6"), topology.gateway(rack), strict=True)
+    ]
+
+
+def _apply(kubectl: Kubectl, name: str) -> None:
+    """Apply a file or folder of the tree; tried again for a while, since a new kind is not served at once."""
+    path = ROOT / name
+    how = "-k" if (path / "kustomization.yaml").exists() else "-f"
+    wait_until(partial(kubectl, "apply", how, str(path)), KNOWN_LIMIT_S, f"{name} is applied", every=0.3)

@@ -174,7 +174,7 @@ class World:
         assert self._processes["kube-apiserver"].poll() is None, self.log("kube-apiserver")
         command = [str(self._paths["kubectl"]), f"--kubeconfig={self.kubeconfig}", "get", "--raw=/readyz"]
         ready = subprocess.run(command, capture_output=True, check=False).returncode == 0
-        return ready and self._try("get", "serviceaccounts", "-n", "default").returncode == 0
+        return ready and self.attempt("get", "serviceaccounts", "-n", "default").returncode == 0
 
     def kill_server(self) -> None:
         """kill -9."""
@@ -193,19 +193,23 @@ class World:
             f"--controllers={','.join(self._controllers)}",
         )
 
-    def _try(self, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
-        command = [str(self._paths["kubectl"]), f"--kubeconfig={self.kubeconfig}", *arguments]
+    def attempt(self, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
+        """Runs kubectl, as the administrator unless a `--kubeconfig=` is among the arguments."""
+        named = (
+            () if any(word.startswith("--kubeconfig=") for word in arguments) else (f"--kubeconfig={self.kubeconfig}",)
+        )
+        command = [str(self._paths["kubectl"]), *named, *arguments]
         return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
 
     def kubectl(self, *arguments: str, text: str = "") -> str:
         """What kubectl says; fails with its own words if it fails."""
-        done = self._try(*arguments, text=text)
+        done = self.attempt(*arguments, text=text)
         assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
         return done.stdout
 
     def refused(self, *arguments: str, text: str = "") -> str:
         """What kubectl says when it fails; fails if it does not."""
-        done = self._try(*arguments, text=text)
+        done = self.attempt(*arguments, text=text)
         assert done.returncode != 0, f"kubectl {' '.join(arguments)} went through: {done.stdout}"
         return done.stderr
 

@@ -1,21 +1,24 @@
 """What a machine of the lab is told to make and start, before anything is made."""
 
 import json
+from ipaddress import ip_address
 from pathlib import Path
 
 import msgspec
 import pytest
+import yaml
 
 from controller.lab.controlplane import ControlPlaneFiles, control_plane_machine, kubeconfig, tokens_csv
 from controller.lab.machine import MachineSpec
 from controller.lab.node import kubelet, node_machine, node_object, reference_conflist
-from controller.lab.podroute import examples_for, processes_on
+from controller.lab.podroute import ROOT, peers_for, processes_on
 from controller.lab.programs import CLUSTER, CNI_PLUGINS, PAUSE
 from controller.lab.routers import router_machine
 from controller.lab.topology import SERVICE_RANGES, make_topology
 
 TOPOLOGY = make_topology("demo", 4, 2, ("frr", "bird"))
 PROGRAMS = {program.name: Path("/programs") / program.name for program in (*CLUSTER, *CNI_PLUGINS, PAUSE)}
+PLUGIN = "/programs/podroute-cni"
 SOURCES = (("/tree", "/opt/podroute"),)
 
 
@@ -80,19 +83,34 @@ def test_a_kubeconfig_names_server_authority_and_token() -> None:
 
 
 def test_the_operator_runs_beside_the_control_plane_agent_and_speaker_on_the_nodes() -> None:
-    assert [process.name for process in processes_on("cp", Path("/lab/cp"))] == ["operator"]
-    assert [process.name for process in processes_on("n0", Path("/lab/n0"))] == ["speaker", "agent"]
-    assert all(process.restart and process.backoff == 1.0 for process in processes_on("n0", Path("/lab/n0")))
+    assert [process.name for process in processes_on("cp", Path("/lab/cp"), "")] == ["operator"]
+    assert [process.name for process in processes_on("n0", Path("/lab/n0"), PLUGIN)] == ["speaker", "agent"]
+    assert all(process.restart and process.backoff == 1.0 for process in processes_on("n0", Path("/lab/n0"), PLUGIN))
 
 
 def test_an_agent_waits_for_its_kubeconfig_and_the_speaker_gets_none() -> None:
-    speaker, agent = processes_on("n0", Path("/lab/n0"))
+    speaker, agent = processes_on("n0", Path("/lab/n0"), PLUGIN)
     assert agent.wait_for == "/lab/n0/podroute-agent.kubeconfig"
     assert agent.wait_for in agent.argv
     assert not any("kubeconfig" in word for word in speaker.argv)
 
 
-def test_a_lab_of_one_segment_gets_no_peering_with_routers() -> None:
-    flat = make_topology("flat", 2, 1, ("none",))
-    assert examples_for(flat) == ("examples/quickstart",)
-    assert examples_for(TOPOLOGY) == ("examples/quickstart", "examples/tor-peering")
+def test_an_agent_installs_the_compiled_plugin() -> None:
+    agent = processes_on("n0", Path("/lab/n0"), PLUGIN)[1]
+    assert agent.argv[agent.argv.index("--shim") + 1] == PLUGIN
+
+
+def test_a_lab_of_the_default_shape_peers_as_the_quickstart_says() -> None:
+    documents = yaml.safe_load_all((ROOT / "examples/quickstart/peers.yaml").read_text())
+    written = [
+        {**each, "spec": {**each["spec"], "address": str(ip_address(each["spec"]["address"]))}} for each in documents
+    ]
+    assert peers_for(TOPOLOGY) == written
+
+
+def test_every_rack_of_a_larger_lab_peers_with_its_own_tor() -> None:
+    specs = [peer["spec"] for peer in peers_for(make_topology("demo", 3, 3, ("frr",)))]
+    assert [(each["address"], each["asNumber"]) for each in specs[4:]] == [  # type: ignore[index]
+        ("10.10.2.1", 65003),
+        ("fd00:10:10:2::1", 65003),
+    ]
