@@ -48,6 +48,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     tors: tuple[str, ...] = ("frr", "bird")
     cni: Cni = "podroute"
     containerd: str = "1"
+    bare: bool = False
     keep: bool = False
 
 
@@ -62,6 +63,8 @@ def bring_up(wanted: Wanted, report: Report) -> LabState:
         ensure_packages(report)
         programs = lab_programs.ensure_programs(programs_for(wanted), report)
         images = ensure_images(programs, report)
+        if wanted.cni == "podroute":
+            programs |= {podroute.PLUGIN: podroute.ensure_plugin()}
         try:
             return _Start(wanted, topology, programs, images, report).run()
         except BaseException:
@@ -156,7 +159,7 @@ class _Start:
         self._wait_for_routers()
         if self.wanted.cni == "podroute":
             self._install_podroute()
-        if self.wanted.cni != "none":
+        if self.wanted.cni != "none" and not self.wanted.bare:
             self._wait_for_nodes()
         self.state = msgspec.structs.replace(self.state, phase="running")
         write_state(self.state)
@@ -234,7 +237,8 @@ class _Start:
             self.machine,
             lambda path, token: _write_secret(path, kubeconfig(server, text, token)),
         )
-        podroute.apply_manifests(self.kubectl, podroute.examples_for(self.topology))
+        if not self.wanted.bare:
+            podroute.apply_network(self.kubectl, self.topology)
 
     def _wait_for_routers(self) -> None:
         """Until outside and control plane reach every node: the ToRs and the spine have met."""

@@ -39,6 +39,9 @@ def up(
     tor: Annotated[str, typer.Option(help="ToR of each rack in turn: frr, bird; none for one segment.")] = "frr,bird",
     cni: Annotated[str, typer.Option(help="podroute, reference (ptp + host-local), or none.")] = "podroute",
     containerd: Annotated[str, typer.Option(help="1: the distribution's; 2: version 2.3, built.")] = "1",
+    bare: Annotated[
+        bool, typer.Option("--bare", help="Install podroute, but apply no pool and no peer; nodes wait for them.")
+    ] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Leave a start that failed as it is, for inspection.")] = False,
     output: Output = "table",
 ) -> None:
@@ -48,7 +51,7 @@ def up(
     _one_of("output", output, ("table", "json"))
     tors = tuple(tor.split(","))
     wanted = Wanted(
-        name=name, nodes=nodes, racks=racks, tors=tors, cni=cast(Cni, cni), containerd=containerd, keep=keep
+        name=name, nodes=nodes, racks=racks, tors=tors, cni=cast(Cni, cni), containerd=containerd, bare=bare, keep=keep
     )
     with _errors(), _terminated_as_interrupted(), _progress() as report:
         lab = Lab.up(wanted=wanted, report=report)

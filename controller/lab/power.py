@@ -30,7 +30,9 @@ def processes_of_node(state: LabState, node: str) -> tuple[ProcessSpec, ...]:
         kube_proxy(node, folder, programs["kube-proxy"]),
         import_images(programs, [Path(path) for path in state.images]),
     )
-    return (*kubernetes, *podroute.processes_on(node, folder)) if state.cni == "podroute" else kubernetes
+    if state.cni != "podroute":
+        return kubernetes
+    return (*kubernetes, *podroute.processes_on(node, folder, state.programs[podroute.PLUGIN]))
 
 
 def power_off(state: LabState, node: str) -> None:
