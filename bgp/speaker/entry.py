@@ -77,10 +77,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--speed",
+        type=_speed,
         default=DEFAULT_SPEED,
         help="ExaBGP's reactor speed: hundredths of a second it may sleep when nothing happens (default: %(default)s)",
     )
     return parser
+
+
+def _speed(text: str) -> str:
+    """ExaBGP itself ends with a traceback on a bad value."""
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 100):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 100")
+    return text
 
 
 def _make_run_dir(run_dir: Path, uid: int, gid: int) -> None:

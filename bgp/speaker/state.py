@@ -66,6 +66,7 @@ class SpeakerState:
         self._urgent: list[str] = []
         self._heard_at = self._idle_at = now
         self._refused_since: dict[str, float] = {}
+        self._decided: set[Family] = set()
 
     # Orders
 
@@ -379,9 +380,16 @@ class SpeakerState:
 
     def decide(self, limit: int) -> dict[str, Route | None]:
         """Decides up to `limit` prefixes anew: see `bgp.rib.LocRib.decide`."""
-        return self.rib.decide(limit)
+        changed = self.rib.decide(limit)
+        if not self.rib.dirty:
+            self._decided = {family for family in Family if self._is_heard(family)}
+        return changed
 
     def _is_settled(self, family: Family) -> bool:
+        """Heard and decided: whoever reads `settled` takes a route that is missing for one that is gone."""
+        return family in self._decided and self._is_heard(family)
+
+    def _is_heard(self, family: Family) -> bool:
         records = [record for record in self.records.values() if record.removing_since is None]
         return self.desired is not None and all(
             family in record.settled for record in records if family in record.neighbour.families

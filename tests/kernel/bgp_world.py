@@ -262,10 +262,10 @@ class Speaker:
 
     def __init__(self, host: Host, environment: dict[str, str] | None = None, name: str = "speaker") -> None:
         self.host = host
-        self.folder = host.world.folder / f"{host.namespace}-{name}"
+        self.folder = host.world.folder / f"{host.namespace}-{name}" if "/" not in name else host.world.folder / name
         self.socket = str(self.folder / "speaker.sock")
         self.environment = environment or {}
-        self.log = host.world.folder / f"{host.namespace}-{name}.log"
+        self.log = host.world.folder / f"{host.namespace}-{name.replace('/', '-')}.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
 

@@ -40,6 +40,7 @@ class Player:
         self.state.expect_resets(wanted)
         self.state.set_configured(wanted)
         self.commands += self.state.command_lines()
+        self.state.decide(1)
         while self.state.rib.dirty:
             self.state.decide(1)
 
