@@ -111,14 +111,19 @@ def alias_step(index: int, alias: str) -> Step:
     return "interface alias", (_RTM_SETLINK, 0, _link(index) + text_attribute(IFLA_IFALIAS, alias))
 
 
-def settings_step(index: int) -> Step:
+def has_ipv6(addresses: Iterable[Address]) -> bool:
+    """Whether one of the addresses is of IPv6: only then is the kernel asked for anything of that family, which it may lack."""
+    return any(address.version == 6 for address in addresses)
+
+
+def settings_step(index: int, attachment: Attachment) -> Step:
     """Strict reverse-path filter, and no link-local address by itself: ours is the gateway, and needs no duplicate
     address detection.
     """
     conf = _nest(IFLA_INET_CONF, attribute(IPV4_DEVCONF_RP_FILTER, _WORD.pack(STRICT)))
     mode = attribute(_IFLA_INET6_ADDR_GEN_MODE, bytes([_IN6_ADDR_GEN_MODE_NONE]))
-    spec = _nest(IFLA_AF_SPEC, _nest(socket.AF_INET, conf) + _nest(socket.AF_INET6, mode))
-    return "interface settings", (_RTM_SETLINK, 0, _link(index) + spec)
+    spec = _nest(socket.AF_INET, conf) + (_nest(socket.AF_INET6, mode) if has_ipv6(attachment.addresses) else b"")
+    return "interface settings", (_RTM_SETLINK, 0, _link(index) + _nest(IFLA_AF_SPEC, spec))
 
 
 def up_step(index: int) -> Step:
@@ -162,8 +167,8 @@ def host_steps(index: int, attachment: Attachment) -> list[Step]:
     The routes come after.
     """
     _, pod_mac = mac_addresses(attachment.container_id, attachment.interface)
-    steps = [settings_step(index), up_step(index)]
-    if GATEWAY_V6 in gateways_for(attachment.addresses):
+    steps = [settings_step(index, attachment), up_step(index)]
+    if has_ipv6(attachment.addresses):
         steps.append(gateway_step(index))
     return steps + [neighbour_step(index, address, pod_mac) for address in attachment.addresses]
 

@@ -117,10 +117,10 @@ def host_repairs(end: HostEnd) -> list[tuple[Drift, messages.Step]]:
     found = []
     if end.rp_filter != messages.STRICT:
         what = f"{link.name}: rp_filter is {end.rp_filter}, not {messages.STRICT}"
-        found.append((Drift(DriftKind.VETH, what), messages.settings_step(link.ifindex)))
+        found.append((Drift(DriftKind.VETH, what), messages.settings_step(link.ifindex, attachment)))
     if not link.is_up:
         found.append((Drift(DriftKind.VETH, f"{link.name} is down"), messages.up_step(link.ifindex)))
-    if GATEWAY_V6 in messages.gateways_for(attachment.addresses) and GATEWAY_V6 not in end.addresses:
+    if messages.has_ipv6(attachment.addresses) and GATEWAY_V6 not in end.addresses:
         what = f"{link.name}: gateway {GATEWAY_V6} is missing"
         found.append((Drift(DriftKind.VETH, what), messages.gateway_step(link.ifindex)))
     for address in attachment.addresses:

@@ -8,9 +8,9 @@ what is wrong.
 
 import contextlib
 import errno
+import os
 import socket
 from collections.abc import Collection, Iterable
-from pathlib import Path
 
 from controller.kernel import pod_messages as messages
 from controller.kernel.netlink import KernelError, Netlink, in_netns
@@ -29,7 +29,7 @@ from controller.kernel.values import (
     route_changes,
 )
 
-_SYSCTL_IPV6 = Path("/proc/sys/net/ipv6/conf")
+_SYSCTL_IPV6 = "/proc/sys/net/ipv6/conf"
 
 
 class InterfaceExists(KernelError):
@@ -100,17 +100,33 @@ def repair_pods(names: Collection[str] | None = None) -> list[Drift]:
     """Bring the host ends of wired pods back to what their aliases say, all or those named. Returns what had to be
     mended.
 
-    A second call writes nothing. A veth without alias is left alone. Raises KernelError that names what could not be
-    mended.
+    A second call writes nothing. A veth without alias is left alone, and one that goes meanwhile is passed over. A pod's
+    route that the kernel refuses is no drift that was mended; why it refuses, `routes.apply_routes` says. Raises
+    KernelError for the first of all other refusals, after everything else was mended.
     """
     with Netlink() as netlink:
         ends = [end for end in read_host_ends(netlink) if names is None or end.link.name in names]
         mended: list[Drift] = []
+        refused: list[KernelError] = []
         for end in ends:
             repairs = host_repairs(end)
-            _carry_out(netlink, [step for _, step in repairs], end.link.name)
-            mended += [drift for drift, _ in repairs]
-        return mended + _restore_routes(netlink, [end.link for end in ends])
+            try:
+                _carry_out(netlink, [step for _, step in repairs], end.link.name)
+                mended += [drift for drift, _ in repairs]
+            except KernelError as error:
+                if _is_there(end.link):
+                    refused.append(error)
+        mended += _restore_routes(netlink, [end.link for end in ends])
+    if refused:
+        raise refused[0]
+    return mended
+
+
+def _is_there(link: PodLink) -> bool:
+    try:
+        return socket.if_nametoindex(link.name) == link.ifindex
+    except OSError:
+        return False
 
 
 def _create_veth(netlink: Netlink, name: str, attachment: Attachment, netns_fd: int, mtu: int) -> None:
@@ -127,7 +143,9 @@ def _wire_host_end(netlink: Netlink, link: PodLink) -> None:
     if link.attachment is None:
         return
     # A pod must not become the node's router by advertising itself, whatever the node's default is.
-    _write_sysctl(f"{link.name}/accept_ra", "0")
+    _write_sysctl(f"{link.name}/accept_ra", b"0")
+    if messages.has_ipv6(link.attachment.addresses):
+        _write_sysctl(f"{link.name}/disable_ipv6", b"0")
     _carry_out(netlink, messages.host_steps(link.ifindex, link.attachment), link.name)
     _raise_first(create_routes(netlink, pod_routes([link]), {link.name: link.ifindex}))
 
@@ -137,22 +155,25 @@ def _wire_pod_end(netns_fd: int, attachment: Attachment) -> None:
         # A socket stays in the namespace that it was opened in.
         inside = Netlink()
         index = socket.if_nametoindex(attachment.interface)
-        if any(address.version == 6 for address in attachment.addresses):
-            _write_sysctl(f"{attachment.interface}/disable_ipv6", "0")
-            _write_sysctl(f"{attachment.interface}/accept_ra", "0")
+        if messages.has_ipv6(attachment.addresses):
+            _write_sysctl(f"{attachment.interface}/disable_ipv6", b"0")
+            _write_sysctl(f"{attachment.interface}/accept_ra", b"0")
     with inside:
         _carry_out(inside, messages.pod_steps(index, attachment), f"pod interface {attachment.interface}")
 
 
-def _write_sysctl(name: str, value: str) -> None:
+def _write_sysctl(name: str, value: bytes) -> None:
     """Set a per-interface IPv6 setting in the thread's network namespace; a kernel without IPv6 has none to set."""
-    if not _SYSCTL_IPV6.exists():
-        return
-    path = _SYSCTL_IPV6 / name
+    path = f"{_SYSCTL_IPV6}/{name}"
     try:
-        path.write_text(value)
+        setting = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(setting, value)
+        finally:
+            os.close(setting)
     except OSError as error:
-        raise KernelError(str(path), error.errno or errno.EIO) from error
+        if error.errno != errno.ENOENT or os.path.exists(_SYSCTL_IPV6):
+            raise KernelError(path, error.errno or errno.EIO) from error
 
 
 def _carry_out(netlink: Netlink, steps: list[messages.Step], owner: str) -> None:
@@ -179,8 +200,10 @@ def _restore_routes(netlink: Netlink, links: list[PodLink]) -> list[Drift]:
     # Surplus routes are not this module's to judge: blocks and learned routes have the same owner.
     changes = route_changes(pod_routes(links), read_routes_on(netlink))
     index_of = {link.name: link.ifindex for link in links}
-    _raise_first(create_routes(netlink, changes.create, index_of) + replace_routes(netlink, changes.replace, index_of))
+    failures = create_routes(netlink, changes.create, index_of) + replace_routes(netlink, changes.replace, index_of)
+    failed = {failure.route.prefix for failure in failures}
     return [
         Drift(DriftKind.POD_ROUTE, f"route {route.prefix} was missing or wrong")
         for route in (*changes.create, *changes.replace)
+        if route.prefix not in failed
     ]

@@ -9,7 +9,6 @@ import errno
 import socket
 import struct
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from controller.kernel.netlink import (
@@ -113,38 +112,33 @@ def apply_routes(changes: RouteChanges) -> list[RouteFailure]:
 
 
 def _write(netlink: Netlink, routes: Sequence[Route], flags: int, links: dict[str, int]) -> list[RouteFailure]:
-    @lru_cache(maxsize=4096)
-    def suffix(kind: RouteKind, next_hops: tuple[NextHop, ...], family: int) -> tuple[int, bytes]:
-        return _suffix(kind, next_hops, family, links.__getitem__)
-
+    # Thousands of learned routes share few tuples of next hops: known again by identity, since hashing takes longer than packing.
+    suffixes: dict[tuple[int, RouteKind, int], tuple[int, bytes]] = {}
     messages: list[Message] = []
     sent = []
     failures = []
     for route in routes:
         family = socket.AF_INET if route.prefix.version == 4 else socket.AF_INET6
+        key = (id(route.next_hops), route.kind, family)
         try:
-            scope, tail = suffix(route.kind, route.next_hops, family)
+            scope, tail = suffixes.get(key) or suffixes.setdefault(
+                key, _suffix(route.kind, route.next_hops, family, links.__getitem__)
+            )
         except KeyError as missing:
             failures.append(RouteFailure(route, RouteReason.LINK_MISSING, f"there is no interface {missing.args[0]}"))
             continue
-        address = route.prefix.network_address.packed
-        length = len(address)
-        head = _RTMSG_DST.pack(
-            family,
-            route.prefix.prefixlen,
-            0,
-            0,
-            _RT_TABLE_MAIN,
-            PROTOCOL,
-            scope,
-            _RTN_TYPES[route.kind],
-            0,
-            4 + length,
-            _RTA_DST,
-        )
-        messages.append((_RTM_NEWROUTE, flags, head + address + tail))
+        messages.append((_RTM_NEWROUTE, flags, _head(route, family, scope) + tail))
         sent.append(route)
     return failures + [_failure(sent[refusal.position], refusal) for refusal in netlink.send(messages)]
+
+
+def _head(route: Route, family: int, scope: int) -> bytes:
+    """struct rtmsg and RTA_DST."""
+    address = route.prefix.network_address.packed
+    length = route.prefix.prefixlen
+    kind = _RTN_TYPES[route.kind]
+    head = _RTMSG_DST.pack(family, length, 0, 0, _RT_TABLE_MAIN, PROTOCOL, scope, kind, 0, 4 + len(address), _RTA_DST)
+    return head + address
 
 
 def _suffix(

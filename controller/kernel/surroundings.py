@@ -158,7 +158,7 @@ def _multipath(several: Iterable[Uplink]) -> list[HostileSetting]:
             HostileSetting(
                 HostileReason.STRICT_REVERSE_PATH,
                 f"rp_filter is strict on {', '.join(strict)}: what comes in by another uplink than the way back is dropped",
-                "sysctl -w net.ipv4.conf.INTERFACE.rp_filter=2 (loose) for each, or 0, with net.ipv4.conf.all.rp_filter no stricter",
+                'sysctl -w net.ipv4.conf.INTERFACE.rp_filter=2 (loose) for each, or 0; the one of "all" no stricter',
             )
         )
     for family in ("ipv4", "ipv6"):

@@ -7,7 +7,7 @@ import pytest
 from netns_world import GATEWAY_V4, NODE_V4, NODE_V6, World, ip_json, message_kinds, run
 
 from controller.kernel import pods, routes
-from controller.kernel.netlink import KernelError, bound_socket, in_netns
+from controller.kernel.netlink import KernelError, Netlink, bound_socket, in_netns
 from controller.kernel.values import Attachment, DriftKind, alias_for
 
 pytestmark = pytest.mark.root
@@ -139,6 +139,43 @@ def test_what_others_break_at_the_host_end_is_mended_and_named(world: World, har
     assert pods.pod_problems(pod.fd, pod.link) == []
     assert other.reaches(pod.v4)
     assert other.reaches(pod.v6)
+
+
+def test_what_can_not_be_mended_at_one_pod_does_not_stop_the_others(world: World) -> None:
+    one, two = world.pod(), world.pod()
+    for pod in (one, two):
+        run("ip", "route", "del", f"{pod.v4}/32", "proto", "179")
+    run("ip", "route", "add", "unreachable", f"{one.v4}/32", "metric", "179", "proto", "static")
+
+    assert [drift.what for drift in pods.repair_pods()] == [f"route {two.v4}/32 was missing or wrong"]
+    run("ip", "route", "del", "unreachable", f"{one.v4}/32")
+    assert [drift.what for drift in pods.repair_pods()] == [f"route {one.v4}/32 was missing or wrong"]
+
+
+def test_a_pod_that_goes_while_others_are_mended_is_passed_over(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    going, staying = world.pod(), world.pod()
+    for pod in (going, staying):
+        run("ip", "neigh", "del", str(pod.v4), "dev", pod.host_end)
+    read = pods.read_host_ends
+
+    def read_then_one_goes(netlink: Netlink) -> object:
+        ends = read(netlink)
+        run("ip", "link", "del", going.host_end)
+        return ends
+
+    monkeypatch.setattr(pods, "read_host_ends", read_then_one_goes)
+    assert [drift.what for drift in pods.repair_pods()] == [
+        f"{staying.host_end}: neighbour {staying.v4} is missing or wrong"
+    ]
+
+
+def test_a_node_whose_default_is_no_ipv6_still_gives_it_to_pods(world: World) -> None:
+    run("sysctl", "-q", "-w", "net.ipv6.conf.default.disable_ipv6=1")
+    one, two = world.unwired_pod(), world.unwired_pod()
+    one.run("sysctl", "-q", "-w", "net.ipv6.conf.default.disable_ipv6=1")
+    for pod in (one, two):
+        pod.link = pods.wire_pod(pod.fd, pod.attachment, 1500)
+    assert one.reaches(two.v6)
 
 
 @pytest.mark.parametrize(
