@@ -5,13 +5,13 @@ import subprocess
 import time
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 from workloads import Pod, eventually, pods_on
 
 from controller.kernel.values import host_interface_name
 from controller.lab.cluster import Lab
-from controller.lab.machine import ProcessSpec
-from controller.lab.podroute import processes_on
+from controller.lab.podroute import ensure_plugin, processes_on
 
 pytestmark = [pytest.mark.lab, pytest.mark.root]
 
@@ -24,8 +24,8 @@ def node(lab: Lab) -> Iterator[str]:
     name = lab.topology.node_names[0]
     machine = lab.machine(name)
     machine.stop("agent")
-    (usual,) = (spec for spec in processes_on(name, machine.folder) if spec.name == "agent")
-    lab.start(name, ProcessSpec(name="agent", argv=(*usual.argv, "--resync", "0"), env=usual.env, folder=usual.folder))
+    (usual,) = (spec for spec in processes_on(name, machine.folder, str(ensure_plugin())) if spec.name == "agent")
+    lab.start(name, msgspec.structs.replace(usual, argv=(*usual.argv, "--resync", "0")))
     yield name
     machine.stop("agent")
     lab.start(name, usual)
