@@ -10,12 +10,13 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import msgspec
+import yaml
 
 from controller.lab import podroute
 from controller.lab import programs as lab_programs
@@ -34,6 +35,8 @@ from controller.lab.teardown import require_root, undo
 from controller.lab.topology import Topology, make_topology
 
 READY_LIMIT_S = 90.0
+KINDS_LIMIT_S = 20.0
+COREDNS = Path(__file__).with_name("coredns.yaml")
 Report = Callable[[str], None]
 
 
@@ -155,10 +158,9 @@ class _Start:
         self._start_machines()
         self._write_kubeconfigs(tokens)
         self._wait_for_api()
+        self._fill_cluster()
         self._join_nodes()
         self._wait_for_routers()
-        if self.wanted.cni == "podroute":
-            self._install_podroute()
         if self.wanted.cni != "none" and not self.wanted.bare:
             self._wait_for_nodes()
         self.state = msgspec.structs.replace(self.state, phase="running")
@@ -218,27 +220,29 @@ class _Start:
             0.2,
         )
 
+    def _fill_cluster(self) -> None:
+        """Everything the API server is told, before the nodes start and all of them ask it at once."""
+        topology = self.topology
+        self.report("filling the cluster")
+        items = [node_object(node, topology, self.wanted.cni) for node in topology.node_names]
+        self.kubectl("create", "-f", "-", text=_listed(items))
+        objects = list(yaml.safe_load_all(COREDNS.read_text()))
+        if self.wanted.cni == "podroute":
+            text = base64.b64encode(self.files.authority.read_bytes()).decode()
+            as_kubeconfig = partial(kubeconfig, api_server(topology), text)
+            podroute.install(
+                self.kubectl, topology, self.machine, lambda path, token: _write_secret(path, as_kubeconfig(token))
+            )
+            objects += [] if self.wanted.bare else podroute.network_objects(topology)
+        # Again for a while: a kind that is new is not served at once.
+        apply = partial(self.kubectl, "apply", "-f", "-", text=_listed(objects))
+        wait_until(apply, KINDS_LIMIT_S, "cluster DNS, pools and peers are applied", every=0.3)
+
     def _join_nodes(self) -> None:
         self.report("nodes join")
-        items = [node_object(node, self.topology, self.wanted.cni) for node in self.topology.node_names]
-        self.kubectl("create", "-f", "-", text=json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
         for node in self.topology.node_names:
             for process in processes_of_node(self.state, node):
                 self.machine(node).start(process)
-        self.kubectl("apply", "-f", str(Path(__file__).with_name("coredns.yaml")))
-
-    def _install_podroute(self) -> None:
-        self.report("installing podroute")
-        text = base64.b64encode(self.files.authority.read_bytes()).decode()
-        server = api_server(self.topology)
-        podroute.install(
-            self.kubectl,
-            self.topology,
-            self.machine,
-            lambda path, token: _write_secret(path, kubeconfig(server, text, token)),
-        )
-        if not self.wanted.bare:
-            podroute.apply_network(self.kubectl, self.topology)
 
     def _wait_for_routers(self) -> None:
         """Until outside and control plane reach every node: the ToRs and the spine have met."""
@@ -259,6 +263,10 @@ class _Start:
             "deployment/coredns",
             f"--timeout={READY_LIMIT_S:.0f}s",
         )
+
+
+def _listed(items: Sequence[Mapping[str, object]]) -> str:
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
 
 
 def _write_secret(path: Path, text: str) -> None:

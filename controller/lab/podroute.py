@@ -1,21 +1,21 @@
 """podroute in the lab, as supervised processes: operator beside the control plane, agent and speaker on every node.
 
-`processes_on` and `peers_for` are pure; `install` applies the manifests of the tree and makes a kubeconfig for each
-process that needs one; `apply_network` gives the cluster its pools and its peering. Called by `bringup` when the lab's
+`processes_on` and `network_objects` only say what is to be; `install` applies the manifests of the tree and makes a
+kubeconfig for each process that needs one. Called by `bringup` when the lab's
 CNI is podroute. The processes run from the tree itself, mounted read-only at SOURCES: after a change of code it is
 enough to kill one.
 """
 
-import json
 import sys
 from collections.abc import Callable
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import yaml
 
 import controller
 from controller.cni.build import BuildError, build_shim
 from controller.lab.errors import LabError, Refusal
-from controller.lab.execute import wait_until
 from controller.lab.machine import Machine, ProcessSpec
 from controller.lab.node import RACK_LABEL
 from controller.lab.programs import cache_folder
@@ -29,7 +29,7 @@ ROUTED_POOLS = "examples/quickstart/pools.yaml"
 FLAT_NETWORK = "examples/node-mesh"
 ACCOUNTS = {"operator": "podroute-operator", "agent": "podroute-agent"}
 CREDENTIAL_LIFE = "24h"
-KNOWN_LIMIT_S = 20.0
+AT_ONCE = 4
 PLUGIN = "podroute-cni"
 Kubectl = Callable[..., str]
 
@@ -74,27 +74,29 @@ def _process(name: str, wait_for: str = "", *arguments: str) -> ProcessSpec:
 def install(
     kubectl: Kubectl, topology: Topology, machine: Callable[[str], Machine], write: Callable[[Path, str], None]
 ) -> None:
-    """Apply the manifests, hand out credentials, start the operator; the agents were waiting for theirs.
+    """Apply the manifests, hand out credentials, start the operator; the agents start with their nodes.
 
     `write` makes a kubeconfig from a token.
     """
-    _apply(kubectl, MANIFESTS)
-    for name in ("cp", *topology.node_names):
-        folder = machine(name).folder
+    kubectl("apply", "-k", str(ROOT / MANIFESTS))
+
+    def hand_out(name: str) -> None:
         process = "operator" if name == "cp" else "agent"
         bound = () if name == "cp" else ("--bound-object-kind", "Node", "--bound-object-name", name)
         token = kubectl("create", "token", ACCOUNTS[process], "-n", NAMESPACE, "--duration", CREDENTIAL_LIFE, *bound)
-        write(kubeconfig_path(folder, process), token.strip())
+        write(kubeconfig_path(machine(name).folder, process), token.strip())
+
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        list(threads.map(hand_out, ("cp", *topology.node_names)))
     for spec in processes_on("cp", machine("cp").folder, ""):
         machine("cp").start(spec)
 
 
-def apply_network(kubectl: Kubectl, topology: Topology) -> None:
+def network_objects(topology: Topology) -> list[dict[str, object]]:
     """Pools, and peering with the ToRs this lab has; in a single segment the node mesh."""
-    _apply(kubectl, ROUTED_POOLS if topology.routed else FLAT_NETWORK)
     if topology.routed:
-        items = {"apiVersion": "v1", "kind": "List", "items": peers_for(topology)}
-        kubectl("apply", "-f", "-", text=json.dumps(items))
+        return [*_objects(ROOT / ROUTED_POOLS), *peers_for(topology)]
+    return [each for path in sorted((ROOT / FLAT_NETWORK).glob("*.yaml")) for each in _objects(path)]
 
 
 def peers_for(topology: Topology) -> list[dict[str, object]]:
@@ -116,8 +118,5 @@ def peers_for(topology: Topology) -> list[dict[str, object]]:
     ]
 
 
-def _apply(kubectl: Kubectl, name: str) -> None:
-    """Apply a file or folder of the tree; tried again for a while, since a new kind is not served at once."""
-    path = ROOT / name
-    how = "-k" if (path / "kustomization.yaml").exists() else "-f"
-    wait_until(partial(kubectl, "apply", how, str(path)), KNOWN_LIMIT_S, f"{name} is applied", every=0.3)
+def _objects(path: Path) -> list[dict[str, object]]:
+    return [each for each in yaml.safe_load_all(path.read_text()) if each]
