@@ -116,8 +116,10 @@ def run(options: Options) -> int:
     logging.basicConfig(
         level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
-    for noisy, level in (("kopf", logging.WARNING), ("httpx2", logging.WARNING), ("asyncio", logging.WARNING)):
-        logging.getLogger(noisy).setLevel(level)
+    for noisy in ("kopf", "httpx2", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    # It warns that it handles no signals, which is so on purpose.
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
     try:
         api = connect(options.kubeconfig, namespace=options.namespace)
     except KubeError as error:
@@ -210,7 +212,7 @@ class Operator:
                 if str(error) != said:
                     log.warning("waiting for the API server and the kinds in manifests/crds: %s", error)
                 said = str(error)
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(0.2)
 
     async def _relist(self) -> None:
         while True:
