@@ -26,9 +26,7 @@ _PLUGIN_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """What was installed: whether a file was written, chained plugins that are missing, versions that the whole chain
-    speaks.
-    """
+    """Whether a file was written, which chained plugins are missing, and the versions that the whole chain speaks."""
 
     changed: bool
     missing: tuple[str, ...]

@@ -98,9 +98,7 @@ def request_in(call: Call, netns_fd: int | None) -> Request:
 
 
 def version_in(stdin: bytes) -> str:
-    """The version to answer in when standard input may be no JSON: the first cniVersion that stands in it, else the
-    latest.
-    """
+    """The version to answer in, if standard input is no JSON too: the first cniVersion in it, else the latest."""
     match = _VERSION_SCAN.search(stdin)
     return match[1].decode() if match else LATEST_VERSION
 

@@ -36,9 +36,7 @@ class ErrorCode(IntEnum):
 
 
 class CniError(Exception):
-    """A call that is answered with an error: `message` says which field or object has what wrong, `remedy` what to do
-    about it.
-    """
+    """A call that is answered with an error: `message` says what is wrong with which field, `remedy` what to do."""
 
     def __init__(self, code: ErrorCode, message: str, remedy: str) -> None:
         super().__init__(message)
@@ -49,8 +47,7 @@ class CniError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Success:
-    """The result of ADD: one veth, its host end first. Hardware addresses are 6 bytes, `mtu` counts bytes of the IP
-    packet.
+    """The result of ADD: one veth. Hardware addresses are 6 bytes, `mtu` counts bytes of the IP packet.
 
     `gateways` has at most one address of each family; a default route is answered for each.
     """

@@ -34,26 +34,26 @@ _TUPLES = (_CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY)
 
 
 def forget(addresses: Iterable[Address]) -> int:
-    """Delete the conntrack entries that an address opened, or that answers come from it for; returns how many there
-    were.
+    """Delete the conntrack entries that an address opened or answers; returns how many there were.
 
     The table is read once for each family however many addresses there are. A kernel without conntrack has none to
     forget. Raises KernelError.
     """
     wanted = {address.packed for address in addresses}
-    deleted = 0
+    sizes = {len(packed) for packed in wanted}
     with Netlink(NETLINK_NETFILTER) as netlink:
-        for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
-            if not any(len(packed) == (4 if version == 4 else 16) for packed in wanted):
-                continue
-            matching = [message for body in _entries(netlink, family) if (message := _deletion(body, version, wanted))]
-            refused = netlink.send(matching)
-            for refusal in refused:
-                # It ended by itself meanwhile.
-                if refusal.number != errno.ENOENT:
-                    raise KernelError("conntrack", refusal.number, refusal.detail)
-            deleted += len(matching) - len(refused)
-    return deleted
+        return sum(_forget_family(netlink, version, wanted) for version, size in ((4, 4), (6, 16)) if size in sizes)
+
+
+def _forget_family(netlink: Netlink, version: int, wanted: set[bytes]) -> int:
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    matching = [message for body in _entries(netlink, family) if (message := _deletion(body, version, wanted))]
+    refused = netlink.send(matching)
+    for refusal in refused:
+        # It ended by itself meanwhile.
+        if refusal.number != errno.ENOENT:
+            raise KernelError("conntrack", refusal.number, refusal.detail)
+    return len(matching) - len(refused)
 
 
 def _entries(netlink: Netlink, family: int) -> list[bytes]:

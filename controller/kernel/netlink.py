@@ -212,17 +212,19 @@ class Netlink:
                     continue
                 interrupted |= flags & NLM_F_DUMP_INTR
                 if answer in (_NLMSG_ERROR, _NLMSG_DONE):
-                    number = -_ERRNO.unpack_from(content)[0]
-                    if number:
-                        raise KernelError(what, number, _detail(flags, content))
+                    _raise_refusal(what, flags, content)
                     return None if interrupted else bodies
                 bodies.append(content)
 
 
+def _raise_refusal(what: str, flags: int, body: bytes) -> None:
+    number = -_ERRNO.unpack_from(body)[0]
+    if number:
+        raise KernelError(what, number, _detail(flags, body))
+
+
 def _detail(flags: int, body: bytes) -> str:
-    """The kernel's words (extended acknowledgement): they follow the errno and, in an error, the refused message's
-    header.
-    """
+    """The kernel's words (extended acknowledgement): they follow the errno and the refused message's header."""
     if not flags & _ACK_TLVS:
         return ""
     words = attributes(body, 20).get(_NLMSGERR_ATTR_MSG, b"")

@@ -117,9 +117,7 @@ def has_ipv6(addresses: Iterable[Address]) -> bool:
 
 
 def settings_step(index: int, attachment: Attachment) -> Step:
-    """Strict reverse-path filter, and no link-local address by itself: ours is the gateway, and needs no duplicate
-    address detection.
-    """
+    """Strict reverse-path filter, and no link-local address by itself: ours is the gateway, and needs no detection."""
     conf = _nest(IFLA_INET_CONF, attribute(IPV4_DEVCONF_RP_FILTER, _WORD.pack(STRICT)))
     mode = attribute(_IFLA_INET6_ADDR_GEN_MODE, bytes([_IN6_ADDR_GEN_MODE_NONE]))
     spec = _nest(socket.AF_INET, conf) + (_nest(socket.AF_INET6, mode) if has_ipv6(attachment.addresses) else b"")
@@ -141,9 +139,7 @@ def removal_message(name: str) -> Message:
 
 
 def gateway_step(index: int) -> Step:
-    """The IPv6 gateway on the host end: the `fib` rule lets link-local sources pass only where there is a link-local
-    prefix.
-    """
+    """The IPv6 gateway on the host end: where there is a link-local prefix the `fib` rule lets such sources pass."""
     return _address_step(index, GATEWAY_V6, prefix_length=64, scope=_SCOPE_LINK)
 
 

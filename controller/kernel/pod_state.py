@@ -32,9 +32,7 @@ _RT_TABLE_MAIN = 254
 
 @dataclass(frozen=True, slots=True)
 class HostEnd:
-    """The host end of one veth: its link, its reverse-path filter (0 to 2), its IPv6 addresses, its permanent
-    neighbours.
-    """
+    """The host end of one veth: link, reverse-path filter (0 to 2), IPv6 addresses, permanent neighbours."""
 
     link: PodLink
     rp_filter: int
@@ -88,9 +86,7 @@ def read_host_ends(netlink: Netlink) -> list[HostEnd]:
 
 
 def read_pod_end(netlink: Netlink, interface: str) -> PodEnd | None:
-    """The pod's end, through a connection that was opened in the pod's namespace; None if there is no such
-    interface.
-    """
+    """The pod's end, through a connection that was opened in the pod's namespace; None if it is missing."""
     for body in netlink.dump(messages.RTM_GETLINK, messages.IFINFOMSG.pack(0, 0, 0, 0, 0), "the pod's links"):
         parts = attributes(body, messages.IFINFOMSG.size)
         if _text(parts[messages.IFLA_IFNAME]) == interface:
@@ -107,9 +103,7 @@ def read_pod_end(netlink: Netlink, interface: str) -> PodEnd | None:
 
 
 def host_repairs(end: HostEnd) -> list[tuple[Drift, messages.Step]]:
-    """What is wrong with the host end of a wired pod, each with the message that mends it; routes are judged elsewhere.
-    Pure.
-    """
+    """What is wrong with the host end of a wired pod, each with the message that mends it; no routes. Pure."""
     link, attachment = end.link, end.link.attachment
     if attachment is None:
         return []

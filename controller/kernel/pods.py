@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable
 
 from controller.kernel import pod_messages as messages
 from controller.kernel.netlink import KernelError, Netlink, in_netns
-from controller.kernel.pod_state import host_repairs, pod_drift, read_host_ends, read_links, read_pod_end
+from controller.kernel.pod_state import HostEnd, host_repairs, pod_drift, read_host_ends, read_links, read_pod_end
 from controller.kernel.routes import create_routes, read_routes_on, replace_routes
 from controller.kernel.values import (
     Attachment,
@@ -37,8 +37,7 @@ class InterfaceExists(KernelError):
 
 
 def wire_pod(netns_fd: int, attachment: Attachment, mtu: int) -> PodLink:
-    """Make the veth of an attachment: afterwards the pod reaches the host and is reached, in every family it has an
-    address of.
+    """Make the veth of an attachment: afterwards the pod reaches and is reached, in each family it has an address of.
 
     `netns_fd` is the pod's opened network namespace, `mtu` counts bytes. On failure all that was made is removed again.
     Raises InterfaceExists, another KernelError, or ValueError if the attachment does not fit into an alias.
@@ -97,29 +96,36 @@ def pod_problems(netns_fd: int, link: PodLink) -> list[Drift]:
 
 
 def repair_pods(names: Collection[str] | None = None) -> list[Drift]:
-    """Bring the host ends of wired pods back to what their aliases say, all or those named. Returns what had to be
-    mended.
+    """Bring host ends back to what their aliases say, all or those named. Returns what had to be mended.
 
     A second call writes nothing. A veth without alias is left alone, and one that goes meanwhile is passed over. A pod's
     route that the kernel refuses is no drift that was mended; why it refuses, `routes.apply_routes` says. Raises
     KernelError for the first of all other refusals, after everything else was mended.
     """
+    mended: list[Drift] = []
+    refused: list[KernelError] = []
     with Netlink() as netlink:
         ends = [end for end in read_host_ends(netlink) if names is None or end.link.name in names]
-        mended: list[Drift] = []
-        refused: list[KernelError] = []
         for end in ends:
-            repairs = host_repairs(end)
             try:
-                _carry_out(netlink, [step for _, step in repairs], end.link.name)
-                mended += [drift for drift, _ in repairs]
+                mended += _repair_host_end(netlink, end)
             except KernelError as error:
-                if _is_there(end.link):
-                    refused.append(error)
+                refused.append(error)
         mended += _restore_routes(netlink, [end.link for end in ends])
     if refused:
         raise refused[0]
     return mended
+
+
+def _repair_host_end(netlink: Netlink, end: HostEnd) -> list[Drift]:
+    repairs = host_repairs(end)
+    try:
+        _carry_out(netlink, [step for _, step in repairs], end.link.name)
+    except KernelError:
+        if _is_there(end.link):
+            raise
+        return []
+    return [drift for drift, _ in repairs]
 
 
 def _is_there(link: PodLink) -> bool:

@@ -91,8 +91,7 @@ def read_foreign_routes(prefixes: Iterable[Prefix]) -> list[ForeignRoute]:
 
 
 def apply_routes(changes: RouteChanges) -> list[RouteFailure]:
-    """Create, replace and delete; what the kernel refuses is returned, each with its reason, and does not stop the
-    rest.
+    """Create, replace and delete; what the kernel refuses is returned with its reason and does not stop the rest.
 
     No changes: nothing is written. A route that is gone already counts as deleted. Raises KernelError if the kernel
     can't be asked.
@@ -168,9 +167,7 @@ def _gateway(via: Address | None, family: int) -> bytes:
 
 
 def _delete_body(prefix: Prefix) -> bytes:
-    """Protocol and metric are part of what has to match: a foreign route of the same prefix stays (fib_table_delete,
-    ip6_route_del).
-    """
+    """Protocol and metric have to match: a foreign route of the same prefix stays (fib_table_delete, ip6_route_del)."""
     family = socket.AF_INET if prefix.version == 4 else socket.AF_INET6
     head = _RTMSG.pack(family, prefix.prefixlen, 0, 0, _RT_TABLE_MAIN, PROTOCOL, _RT_SCOPE_NOWHERE, 0, 0)
     return head + attribute(_RTA_DST, prefix.network_address.packed) + _PRIORITY

@@ -78,8 +78,7 @@ class RuleTable:
         self._listing: list[str] = []
 
     def apply(self, rules: Rules) -> list[Drift]:
-        """Replace the table if it differs. Returns the drift if it did although these very rules had been applied
-        before.
+        """Replace the table if it differs. Returns the drift if these very rules had been applied before.
 
         Raises KernelError with nft's own words if nft is missing or refuses; then the table is what it was.
         """

@@ -34,8 +34,7 @@ _PROGRAM_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Uplink:
-    """An interface of the node with addresses of global scope. `networks` are reachable on the link, `mtu` counts
-    bytes.
+    """An interface of the node with addresses of global scope; `networks` are on the link, `mtu` counts bytes.
 
     The loopback interface is one if it has such an address; it has no networks.
     """

@@ -186,9 +186,7 @@ def route_changes(desired: Iterable[Route], actual: Iterable[Route]) -> RouteCha
 
 
 def is_satisfied(want: Route, actual: Route) -> bool:
-    """Whether the kernel's route does what is wanted: same legs in any order; a leg that leaves the link open fits on
-    any link.
-    """
+    """Whether the kernel's route does what is wanted: same legs in any order; a leg without link fits on any."""
     if want == actual:
         return True
     if want.prefix != actual.prefix or want.kind != actual.kind or len(want.next_hops) != len(actual.next_hops):
@@ -203,9 +201,7 @@ def _hop_key(hop: NextHop) -> tuple[str, str]:
 
 
 def pod_routes(links: Iterable[PodLink]) -> list[Route]:
-    """The host's routes to its pods, derived from the aliases: a /32 or /128 for each address, on the link of the pod's
-    veth.
-    """
+    """The host's routes to its pods, derived from the aliases: a /32 or /128 for each address, on the pod's veth."""
     return [
         Route(ip_network(address), RouteKind.UNICAST, (NextHop(None, link.name),))
         for link in links
@@ -215,9 +211,7 @@ def pod_routes(links: Iterable[PodLink]) -> list[Route]:
 
 
 def host_interface_name(container_id: str, interface: str) -> str:
-    """The name of the host end: `podr` and 11 hexadecimal digits, 15 characters, as long as a name can be
-    (IFNAMSIZ).
-    """
+    """The name of the host end: `podr` and 11 hexadecimal digits, as long as a name can be (IFNAMSIZ)."""
     return VETH_PREFIX + _digest(container_id, interface).hex()[:11]
 
 
@@ -227,8 +221,7 @@ def is_our_name(name: str) -> bool:
 
 
 def mac_addresses(container_id: str, interface: str) -> tuple[bytes, bytes]:
-    """The hardware addresses of host end and pod end, 6 bytes each: locally administered, unicast (IEEE 802, first
-    octet xxxxxx10).
+    """The hardware addresses of host end and pod end, 6 bytes each: local and unicast (first octet xxxxxx10).
 
     They are set by us, not drawn by the kernel: the neighbour entries follow from the alias alone, and systemd-udevd
     (MACAddressPolicy=persistent) changes only addresses that the kernel drew.

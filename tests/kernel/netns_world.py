@@ -117,6 +117,7 @@ class World:
         _set_up("uplink0", NODE_V4, NODE_V6)
         with in_netns(self.uplink_fd):
             _set_up("node0", GATEWAY_V4, GATEWAY_V6)
+        wait_until(lambda: "linkdown" not in run("ip", "route"), "the carrier of uplink0")
 
     def _namespace(self, role: str) -> tuple[int, str]:
         name = f"knl-{os.getpid()}-{next(_numbers)}-{role}"
