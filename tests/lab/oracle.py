@@ -1,0 +1,97 @@
+"""What is wrong in a lab, found with nothing but `kubectl -o json`, `ip -j`, `vtysh` and `birdc`: slow, obvious, and independent.
+
+`podroute check` is compared with it. A finding is (kind, what), in the words of `controller.inspect.check.Finding`.
+"""
+
+import ipaddress
+import json
+from collections import Counter
+from typing import Any
+
+from router_tables import pod_table
+
+from controller.lab.cluster import Lab
+
+Finding = tuple[str, str]
+
+
+def wrong(lab: Lab) -> set[Finding]:
+    """Everything that the oracle knows to look for."""
+    nodes = lab.topology.node_names
+    blocks = [(b["spec"]["cidr"], b["spec"]["node"]["name"]) for b in lab.get("ipblocks")["items"]]
+    veths = {node: node_veths(lab, node) for node in nodes}
+    pods = {pod["metadata"]["uid"]: pod for pod in lab.get("pods", "-A")["items"]}
+    return {
+        *_blocks_without_node(lab, blocks),
+        *_veths_without_pod(veths, pods),
+        *_pods_without_veth(veths, pods),
+        *_addresses_twice(veths),
+        *(finding for node in nodes for finding in _routes_without_veth(lab, node, veths[node])),
+        *_announcements_without_block(lab, {cidr for cidr, _ in blocks}),
+    }
+
+
+def node_veths(lab: Lab, node: str) -> list[tuple[str, str, list[str]]]:
+    """(interface, pod UID, addresses) of every veth named like ours, by its alias."""
+    links = json.loads(lab.netns_exec(node, ["ip", "-j", "link", "show", "type", "veth"]))
+    found = []
+    for link in links:
+        if link["ifname"].startswith("podr"):
+            words = link.get("ifalias", "").split(" ")
+            found.append(
+                (link["ifname"], words[3] if len(words) == 5 else "", words[4].split(",") if len(words) == 5 else [])
+            )
+    return found
+
+
+def _blocks_without_node(lab: Lab, blocks: list[tuple[str, str]]) -> set[Finding]:
+    there = {node["metadata"]["name"] for node in lab.get("nodes")["items"]}
+    return {("BlockWithoutNode", cidr) for cidr, node in blocks if node not in there}
+
+
+def _veths_without_pod(veths: dict[str, list[tuple[str, str, list[str]]]], pods: dict[str, Any]) -> set[Finding]:
+    return {
+        ("VethWithoutPod", f"{node}/{name}")
+        for node, rows in veths.items()
+        for name, uid, _ in rows
+        if uid not in pods or pods[uid]["spec"].get("nodeName") != node
+    }
+
+
+def _pods_without_veth(veths: dict[str, list[tuple[str, str, list[str]]]], pods: dict[str, Any]) -> set[Finding]:
+    wired = {uid for rows in veths.values() for _, uid, _ in rows}
+    return {
+        ("PodWithoutVeth", f"{pod['metadata']['namespace']}/{pod['metadata']['name']}")
+        for uid, pod in pods.items()
+        if not pod["spec"].get("hostNetwork")
+        and pod["status"]["phase"] == "Running"
+        and "deletionTimestamp" not in pod["metadata"]
+        and uid not in wired
+    }
+
+
+def _addresses_twice(veths: dict[str, list[tuple[str, str, list[str]]]]) -> set[Finding]:
+    counts = Counter(address for rows in veths.values() for _, _, addresses in rows for address in addresses)
+    return {("AddressTwice", address) for address, count in counts.items() if count > 1}
+
+
+def _routes_without_veth(lab: Lab, node: str, veths: list[tuple[str, str, list[str]]]) -> set[Finding]:
+    known = {(address, name) for name, _, addresses in veths for address in addresses}
+    found = set()
+    for family, length in (("-4", 32), ("-6", 128)):
+        for route in json.loads(lab.netns_exec(node, ["ip", "-j", family, "route", "show", "proto", "179"])):
+            network = ipaddress.ip_network(route["dst"])
+            if network.prefixlen == length and (str(network.network_address), route.get("dev", "")) not in known:
+                found.add(("RouteSurplus", f"{node}/{network}"))
+    return found
+
+
+def _announcements_without_block(lab: Lab, blocks: set[str]) -> set[Finding]:
+    return {
+        ("AnnouncementWithoutBlock", prefix)
+        for router in lab.topology.router_names
+        if router.startswith("tor")
+        for family in (4, 6)
+        for prefix in pod_table(lab, router, family)
+        if prefix not in blocks
+    }

@@ -1,0 +1,177 @@
+"""`podroute check` finds what is planted, each by its name, agrees with an oracle that uses other tools, and is quiet otherwise."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import oracle
+import pytest
+from workloads import Pod, eventually, pods_on
+
+from controller.lab.cluster import Lab
+
+pytestmark = [pytest.mark.lab, pytest.mark.root]
+
+OPERATOR = "system:serviceaccount:podroute-system:podroute-operator"
+# Tells the speaker to announce one prefix more, on every session of its family.
+ANNOUNCE = """
+import asyncio, sys, msgspec
+from bgp.speaker.client import SpeakerClient
+from bgp.values import Announcement, Desired
+
+desired = msgspec.json.decode(open("/run/podroute/speaker/desired.json", "rb").read(), type=Desired)
+def more(neighbour):
+    if ":" in neighbour.address:
+        return neighbour
+    extra = Announcement(prefix=sys.argv[1], next_hop=neighbour.local_address)
+    return msgspec.structs.replace(neighbour, announcements=(*neighbour.announcements, extra))
+neighbours = tuple(more(n) for n in desired.neighbours)
+asyncio.run(SpeakerClient().sync(msgspec.structs.replace(desired, neighbours=neighbours)))
+"""
+
+
+def check(lab: Lab) -> list[dict[str, str]]:
+    """What `podroute check -o json` prints."""
+    argv = [sys.executable, "-m", "controller.cli.main", "check", "--lab", lab.name, "-o", "json"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    found: list[dict[str, str]] = json.loads(done.stdout)
+    assert done.returncode == bool(found)
+    return found
+
+
+def kinds(lab: Lab) -> set[str]:
+    return {found["kind"] for found in check(lab)}
+
+
+@pytest.fixture(scope="module")
+def pod(lab: Lab) -> Iterator[Pod]:
+    with pods_on(lab, [lab.topology.node_names[0]], "checked") as (pod,):
+        yield pod
+
+
+@pytest.fixture(autouse=True)
+def quiet(lab: Lab, pod: Pod) -> Iterator[None]:
+    """Before and after every test nothing is wrong, says check, and so does the oracle."""
+    nothing_is_wrong(lab)
+    yield
+    nothing_is_wrong(lab)
+
+
+def nothing_is_wrong(lab: Lab) -> None:
+    eventually(lambda: not check(lab) and not oracle.wrong(lab), 60, lambda: f"{check(lab)} {oracle.wrong(lab)}")
+
+
+@contextmanager
+def agent_stopped(lab: Lab, node: str) -> Iterator[None]:
+    """The agent is frozen: it repairs nothing meanwhile."""
+    lab.kill(node, "agent", signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        lab.kill(node, "agent", signal.SIGCONT)
+
+
+def veth(lab: Lab, node: str, name: str, alias: str) -> None:
+    lab.netns_exec(node, ["ip", "link", "add", name, "type", "veth", "peer", "name", f"x{name[4:]}"])
+    lab.netns_exec(node, ["ip", "link", "set", name, "alias", alias])
+
+
+def found_by_both(lab: Lab, kind: str, what: str) -> dict[str, Any]:
+    """The finding, once check has it; the oracle must have it, too, and neither anything else of a kind that both know."""
+    finding = eventually(
+        lambda: next((f for f in check(lab) if f["kind"] == kind), None), 20, lambda: f"{kind}, found {check(lab)}"
+    )
+    eventually(lambda: (kind, what) in oracle.wrong(lab), 10, lambda: f"oracle: {kind} {what} in {oracle.wrong(lab)}")
+    assert {each for each, _ in oracle.wrong(lab)} == {kind}
+    assert finding["remedy"]
+    return dict(finding)
+
+
+def test_a_veth_without_pod_is_found(lab: Lab, pod: Pod) -> None:
+    alias = "podr1 planted eth0 00000000-dead 10.244.250.1"
+    veth(lab, pod.node, "podr0000000000a", alias)
+    try:
+        finding = found_by_both(lab, "VethWithoutPod", f"{pod.node}/podr0000000000a")
+        assert "podr0000000000a" in finding["object"]
+        assert "10.244.250.1" in finding["message"]
+    finally:
+        lab.netns_exec(pod.node, ["ip", "link", "del", "podr0000000000a"])
+
+
+@pytest.mark.parametrize("prefix", ["10.244.250.2/32", "fd00:10:244:0:250::2/128"])
+def test_a_route_without_veth_is_found(lab: Lab, pod: Pod, prefix: str) -> None:
+    with agent_stopped(lab, pod.node):
+        family = "-6" if ":" in prefix else "-4"
+        lab.netns_exec(pod.node, ["ip", family, "route", "add", prefix, "dev", "lo", "proto", "179", "metric", "179"])
+        finding = found_by_both(lab, "RouteSurplus", f"{pod.node}/{prefix}")
+        assert prefix in finding["object"]
+
+
+def test_one_address_on_two_veths_is_found(lab: Lab, pod: Pod) -> None:
+    other = lab.topology.node_names[1]
+    address = pod.addresses[0]
+    # On another node, under the UID of a real pod there: nothing but the address gives it away.
+    with pods_on(lab, [other], "second") as (second,):
+        veth(lab, other, "podr0000000000b", f"podr1 planted eth1 {second.uid} {address}")
+        try:
+            finding = next(
+                f
+                for f in eventually(
+                    lambda: [f for f in check(lab) if f["kind"] == "AddressTwice"], 20, "AddressTwice is found"
+                )
+            )
+            assert address in finding["object"]
+            assert pod.node in finding["message"]
+            assert other in finding["message"]
+            assert ("AddressTwice", address) in oracle.wrong(lab)
+        finally:
+            lab.netns_exec(other, ["ip", "link", "del", "podr0000000000b"])
+
+
+def test_a_block_without_node_is_found(lab: Lab, pod: Pod) -> None:
+    block = {
+        "apiVersion": "podroute.dev/v1alpha1",
+        "kind": "IPBlock",
+        "metadata": {"name": "10-244-240-0-26"},
+        "spec": {"cidr": "10.244.240.0/26", "pool": "pods-v4", "node": {"name": "ghost", "uid": "gone"}},
+    }
+    lab.kubectl("create", "--as", OPERATOR, "-f", "-", text=json.dumps(block))
+    try:
+        finding = found_by_both(lab, "BlockWithoutNode", "10.244.240.0/26")
+        assert "ghost" in finding["message"]
+    finally:
+        lab.kubectl("delete", "--as", OPERATOR, "--ignore-not-found", "ipblock", "10-244-240-0-26")
+
+
+def test_an_announcement_without_block_is_found(lab: Lab, pod: Pod) -> None:
+    prefix = "10.244.241.0/26"
+    python = ["env", "PYTHONPATH=/opt/podroute", "/opt/podroute/.venv/bin/python", "-c", ANNOUNCE, prefix]
+    try:
+        with agent_stopped(lab, pod.node):
+            lab.node(pod.node).run(python)
+            finding = found_by_both(lab, "AnnouncementWithoutBlock", prefix)
+            assert prefix in finding["message"]
+    finally:
+        # A new agent says again all there is to announce.
+        lab.kill(pod.node, "agent")
+
+
+def test_an_agent_that_is_away_is_named(lab: Lab, pod: Pod) -> None:
+    with agent_stopped(lab, pod.node):
+        assert kinds(lab) == {"AgentAway"}
+
+
+def test_hostile_surroundings_are_named_and_not_changed(lab: Lab, pod: Pod) -> None:
+    lab.netns_exec(pod.node, ["sysctl", "-qw", "net.ipv6.conf.all.forwarding=0"])
+    try:
+        (finding,) = (f for f in check(lab) if f["kind"] == "HostileSurroundings")
+        assert "net.ipv6.conf.all.forwarding" in finding["message"]
+        assert "sysctl -w" in finding["remedy"]
+        assert lab.netns_exec(pod.node, ["sysctl", "-n", "net.ipv6.conf.all.forwarding"]).strip() == "0"
+    finally:
+        lab.netns_exec(pod.node, ["sysctl", "-qw", "net.ipv6.conf.all.forwarding=1"])
