@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from controller.lab.inside.mounts import CGROUPS, V1_CONTROLLERS, is_v1
+from controller.lab.errors import LabError, Refusal
+from controller.lab.inside.mounts import CGROUPS, is_v1, v1_hierarchies
 
 ROOT = "podroute-lab"
 REMOVE_LIMIT_S = 10.0
@@ -17,18 +18,23 @@ def hierarchies() -> list[Path]:
     """The mounted hierarchies that a machine needs: the one of version 2, or each of version 1's."""
     if not is_v1():
         return [CGROUPS]
-    return [CGROUPS / name for name in (*V1_CONTROLLERS, "systemd") if (CGROUPS / name).is_dir()]
+    return [CGROUPS / name for name in v1_hierarchies() if (CGROUPS / name).is_dir()]
 
 
 def make_cgroups(lab: str, machine: str) -> list[Path]:
-    """Make a machine's cgroups and give their paths."""
+    """Make a machine's cgroups and give their paths. Raises LabError if this host does not let them be made."""
     made = []
     for hierarchy in hierarchies():
         path = hierarchy
-        for part in (ROOT, lab, machine):
-            path = path / part
-            path.mkdir(exist_ok=True)
-            _prepare(path)
+        try:
+            for part in (ROOT, lab, machine):
+                path = path / part
+                path.mkdir(exist_ok=True)
+                _prepare(path)
+        except OSError as error:
+            raise LabError(
+                Refusal.NO_CGROUP, f"cgroup {path}: {error.strerror}; a lab must own cgroups below {hierarchy}"
+            ) from error
         made.append(path)
     return made
 
@@ -39,8 +45,8 @@ def _prepare(path: Path) -> None:
         for name in ("cpuset.cpus", "cpuset.mems"):
             if not (path / name).read_text().strip():
                 (path / name).write_text((path.parent / name).read_text())
-    control = path.parent / "cgroup.subtree_control"
     if not is_v1():
+        control = path.parent / "cgroup.subtree_control"
         available = (path.parent / "cgroup.controllers").read_text().split()
         control.write_text(" ".join(f"+{name}" for name in available))
 

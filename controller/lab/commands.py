@@ -38,7 +38,9 @@ def up(
     racks: Annotated[int, typer.Option(help="Racks, each one L2 segment behind its own ToR.")] = 2,
     tor: Annotated[str, typer.Option(help="ToR of each rack in turn: frr, bird; none for one segment.")] = "frr,bird",
     cni: Annotated[str, typer.Option(help="podroute, reference (ptp + host-local), or none.")] = "podroute",
-    containerd: Annotated[str, typer.Option(help="1: the distribution's; 2: version 2.3, built.")] = "1",
+    containerd: Annotated[
+        str, typer.Option(help="1: the distribution's; 2: version 2.3, built with Go 1.26.8 or later.")
+    ] = "1",
     bare: Annotated[
         bool, typer.Option("--bare", help="Install podroute, but apply no pool and no peer; nodes wait for them.")
     ] = False,

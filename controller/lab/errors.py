@@ -15,6 +15,7 @@ class Refusal(Enum):
     COMMAND_FAILED = "CommandFailed"
     DEADLINE = "Deadline"
     NAME_TAKEN = "NameTaken"
+    NO_CGROUP = "NoCgroup"
     NOT_FOUND = "NotFound"
     NO_GO = "NoGo"
     NO_PACKAGE = "NoPackage"

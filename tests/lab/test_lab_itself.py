@@ -250,3 +250,17 @@ def test_two_labs_run_at_once_and_one_outlives_the_other() -> None:
     finally:
         for each in names:
             tear_down(each)
+
+
+def test_in_one_segment_pods_of_different_nodes_reach_each_other_over_the_node_mesh() -> None:
+    need_root()
+    name = f"m{os.getpid()}"
+    try:
+        lab = Lab.up(name, nodes=2, racks=1, tors=("none",), cni="podroute")
+        lab.apply(WEB)
+        lab.kubectl("rollout", "status", "daemonset/web", "--timeout=60s", seconds=70)
+        pods = {pod["spec"]["nodeName"]: pod for pod in lab.get("pods", "-l", "app=web")["items"]}
+        for address in addresses(pods["n1"]):
+            wait_until(lambda to=address: in_pod(lab, pods["n0"], "ping", "-c1", "-W1", to), 30, f"{address} answers")
+    finally:
+        tear_down(name)

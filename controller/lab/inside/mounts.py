@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_SHARED = 0x1, 0x20, 0x1000, 0x4000, 0x100000
-V1_CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids")
 CGROUPS = Path("/sys/fs/cgroup")
+NAMED = "systemd"
 LAYERS = Path("/run/.layers")
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -80,11 +80,22 @@ def _mount_cgroups() -> None:
         _delegate_v2()
         return
     mount("tmpfs", CGROUPS, "tmpfs", options="mode=755")
-    for name in V1_CONTROLLERS:
+    for name in v1_hierarchies():
+        options = name if name != NAMED else f"none,name={NAMED}"
         (CGROUPS / name).mkdir()
-        mount("cgroup", CGROUPS / name, "cgroup", options=name)
-    (CGROUPS / "systemd").mkdir()
-    mount("cgroup", CGROUPS / "systemd", "cgroup", options="none,name=systemd")
+        mount("cgroup", CGROUPS / name, "cgroup", options=options)
+        for alias in name.split(",") if "," in name else ():
+            (CGROUPS / alias).symlink_to(name)
+
+
+def v1_hierarchies() -> list[str]:
+    """The version 1 hierarchies of this host by the name of their folder, such as `memory`, `cpu,cpuacct`, `systemd`.
+
+    Mounted again, a hierarchy must be named with exactly the controllers it has.
+    """
+    lines = (line.split(":") for line in Path("/proc/self/cgroup").read_text().splitlines())
+    names = [controllers for _number, controllers, *_path in lines if controllers]
+    return [name.removeprefix("name=") for name in names if not name.startswith("name=") or name == f"name={NAMED}"]
 
 
 def is_v1() -> bool:
