@@ -4,7 +4,7 @@ import ipaddress
 import os
 
 import pytest
-from netns_world import GATEWAY_V4, NODE_V4, NODE_V6, World, ip_json, message_kinds, run
+from netns_world import GATEWAY_V4, NODE_V4, NODE_V6, Pod, World, ip_json, message_kinds, run
 
 from controller.kernel import pods, routes
 from controller.kernel.netlink import KernelError, Netlink, bound_socket, in_netns
@@ -81,11 +81,25 @@ def test_wiring_twice_says_that_the_attachment_has_its_veth(world: World) -> Non
 def test_a_pod_that_has_such_an_interface_keeps_it_and_nothing_is_left_over(world: World) -> None:
     pod = world.pod()
     other = Attachment("other", "eth0", "", (ipaddress.ip_address("10.1.0.77"),))
-    before = (ip_json("link"), ip_json("route"), pod.run("ip", "-j", "addr"))
+    before = everything(world, pod)
 
     with pytest.raises(pods.InterfaceExists, match="eth0: the pod has an interface of this name"):
         pods.wire_pod(pod.fd, other, 1500)
-    assert (ip_json("link"), ip_json("route"), pod.run("ip", "-j", "addr")) == before
+    assert everything(world, pod) == before
+
+
+def everything(world: World, pod: Pod) -> object:
+    """Links, addresses and routes of node and pod, without the states that settle by themselves."""
+    found = []
+    for namespace in (world.node, pod.name):
+        links = ip_json("-n", namespace, "addr")
+        addresses = {(link["ifname"], address["local"]) for link in links for address in link["addr_info"]}
+        routes = ip_json("-n", namespace, "route") + ip_json("-n", namespace, "-6", "route")
+        found.append(
+            (sorted(addresses), sorted((route["dst"], route["dev"], route.get("metric", 0)) for route in routes))
+        )
+        found.append({(link["ifname"], link["address"], link["mtu"]) for link in links})
+    return found
 
 
 def test_a_failure_half_way_removes_all_that_was_made(world: World) -> None:
