@@ -4,6 +4,7 @@ The daemon calls `checked` before it renders ExaBGP's configuration. A neighbour
 a wrong announcement is left out and its neighbour served; a wrong entry of a shared list is left out.
 """
 
+import ipaddress
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -149,6 +150,10 @@ def _check_addresses(neighbour: Neighbour) -> None:
     family = family_of(neighbour.address)
     _require_address("address", neighbour.address, family)
     _require_address("local_address", neighbour.local_address, family)
+    for field, address in (("address", neighbour.address), ("local_address", neighbour.local_address)):
+        parsed = ipaddress.ip_address(address)
+        usable = not (parsed.is_unspecified or parsed.is_multicast or parsed.is_link_local or parsed.is_loopback)
+        _require(usable, field, address, "use a global or private unicast address, not a link-local or special one")
     different = canonical(neighbour.address) != canonical(neighbour.local_address)
     _require(different, "address", neighbour.address, "this is the local address: name the peer's")
     for field, asn in (("asn", neighbour.asn), ("local_asn", neighbour.local_asn)):

@@ -133,14 +133,17 @@ class ImportPolicy:
         self._max_length = {family: refuse.max_length.get(family, 128) for family in Family}
         self._own_addresses = {host_prefix(address) for address in refuse.own_addresses}
         self._on_link = PrefixSet(on_link)
-        self._next_hops: dict[str, ImportReason | None] = {}
         self.key = msgspec.json.encode(
             (neighbour.families, neighbour.allow_own_as, neighbour.local_asn, neighbour.accept, refuse, on_link)
         )
 
     def refusal(self, prefix: str, next_hop: str, attributes: Attributes) -> ImportReason | None:
         """Why this route is refused, or None. The limit on their number is `bgp.rib`'s affair."""
-        parsed = parsed_prefix(prefix)
+        try:
+            parsed = parsed_prefix(prefix)
+            host = host_prefix(next_hop)
+        except ValueError:
+            return ImportReason.MALFORMED
         checks: tuple[tuple[bool, ImportReason], ...] = (
             (parsed.family not in self._families, ImportReason.FAMILY_NOT_ENABLED),
             (self._own_as in attributes.as_path, ImportReason.OWN_AS),
@@ -153,18 +156,9 @@ class ImportPolicy:
         for refused, reason in checks:
             if refused:
                 return reason
-        return self._next_hop_refusal(next_hop)
-
-    def _next_hop_refusal(self, next_hop: str) -> ImportReason | None:
-        if next_hop not in self._next_hops:
-            host = host_prefix(next_hop)
-            if host in self._own_addresses:
-                self._next_hops[next_hop] = ImportReason.NEXT_HOP_OWN
-            elif not self._on_link.covers(host):
-                self._next_hops[next_hop] = ImportReason.NEXT_HOP_NOT_ON_LINK
-            else:
-                self._next_hops[next_hop] = None
-        return self._next_hops[next_hop]
+        if host in self._own_addresses:
+            return ImportReason.NEXT_HOP_OWN
+        return None if self._on_link.covers(host) else ImportReason.NEXT_HOP_NOT_ON_LINK
 
 
 def is_link_local(address: str) -> bool:

@@ -10,6 +10,7 @@ from enum import StrEnum
 class ImportReason(StrEnum):
     """Why a received route is not used at all."""
 
+    MALFORMED = "Malformed"
     FAMILY_NOT_ENABLED = "FamilyNotEnabled"
     OWN_AS = "OwnAS"  # RFC 4271 section 9.1.2: the AS path contains our own AS
     OWN_BLOCK = "OwnBlock"

@@ -70,9 +70,10 @@ class EndOfRib(msgspec.Struct, frozen=True):
 
 
 class Other(msgspec.Struct, frozen=True):
-    """A line that means nothing to us; kept for the log."""
+    """A line that means nothing to us; `unreadable` if it should have meant something."""
 
     text: str
+    unreadable: bool = False
 
 
 Event = Answer | SessionChange | OpenMessage | NotificationMessage | UpdateMessage | EndOfRib | Other
@@ -151,7 +152,7 @@ def event_of(line: bytes) -> Event:
         parsed = _lines.decode(line)
         event = _neighbour_event(parsed.type, parsed.neighbor) if parsed.neighbor is not None else None
     except (msgspec.DecodeError, ValueError) as error:
-        return Other(f"{error}: {line[:500].decode(errors='replace')}")
+        return Other(f"{error}: {line[:500].decode(errors='replace')}", unreadable=True)
     return Other(line[:500].decode(errors="replace")) if event is None else event
 
 

@@ -17,10 +17,11 @@ def process_section(run: Sequence[str]) -> str:
     return f"process {PROCESS_NAME} {{\n    run {' '.join(run)};\n    encoder json;\n    respawn false;\n}}\n"
 
 
-def exabgp_environment(*, speed: str, settings_file: str) -> dict[str, str]:
+def exabgp_environment(*, user: str, speed: str, settings_file: str) -> dict[str, str]:
     """ExaBGP's settings.
 
-    `speed` is `exabgp_reactor_speed`: hundredths of a second slept between idle rounds. `settings_file` is an empty
+    `user` is the one ExaBGP would change to if it were started as root; it is that user already, or meant to stay
+    root. `speed` is `exabgp_reactor_speed`: hundredths of a second slept between idle rounds. `settings_file` is an empty
     file; without one ExaBGP asks for it in its log.
     """
     return {
@@ -29,6 +30,7 @@ def exabgp_environment(*, speed: str, settings_file: str) -> dict[str, str]:
         "exabgp_api_compact": "true",
         "exabgp_api_respawn": "false",
         "exabgp_daemon_daemonize": "false",
+        "exabgp_daemon_user": user,
         "exabgp_daemon_umask": "0177",
         "exabgp_log_destination": "stderr",
         "exabgp_log_level": "INFO",

@@ -88,13 +88,15 @@ class SpeakerClient:
         """
         self._desired = desired
         try:
-            async with asyncio.timeout(self._answer_seconds):
-                while True:
-                    with contextlib.suppress(SpeakerAway):
-                        return await self._sync_once(desired)
-                    await asyncio.sleep(RECONNECT_SECONDS)
+            return await asyncio.wait_for(self._sync_until_answered(desired), self._answer_seconds)
         except TimeoutError as error:
             raise SpeakerAway(f"no speaker answers at {self._path} within {self._answer_seconds:g} s") from error
+
+    async def _sync_until_answered(self, desired: Desired) -> Observed:
+        while True:
+            with contextlib.suppress(SpeakerAway):
+                return await self._sync_once(desired)
+            await asyncio.sleep(RECONNECT_SECONDS)
 
     async def changes(self) -> AsyncIterator[Change]:
         """Yields the whole observed state first and after every reconnect, then each batch of changes. Never ends."""

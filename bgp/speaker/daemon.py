@@ -124,8 +124,8 @@ class Daemon:
         while line := await reader.readline():
             self._record("line", line.decode(errors="replace"))
             event = event_of(line)
-            if isinstance(event, Other):
-                log.debug("ExaBGP: %s", event.text)
+            if isinstance(event, Other) and event.unreadable:
+                log.error("an event of ExaBGP can't be read and is left out: %s", event.text)
             self._state.on_event(event, time.monotonic())
             self._work_due.set()
 

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.stdout.flush()
     # Replaced by a process without site packages: 8 MiB instead of what the command line has loaded.
     program = [sys.executable, "-I", "-S", "-E", str(here / "supervision.py"), *words]
-    environment = exabgp_environment(speed=options.speed, settings_file=os.path.join(run_dir, SETTINGS_NAME))
+    environment = exabgp_environment(user=options.user, speed=options.speed, settings_file=f"{run_dir}/{SETTINGS_NAME}")
     os.execve(sys.executable, program, {**os.environ, **environment})
     return 1  # not reached: execve replaces this process or raises
 

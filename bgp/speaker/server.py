@@ -23,6 +23,7 @@ from bgp.speaker.protocol import (
     request_of,
 )
 from bgp.speaker.state import SpeakerState
+from bgp.speaker.view import detail_of, head_of, observed_of
 from bgp.values import Desired, Observed
 
 DEBOUNCE_SECONDS = 0.02
@@ -80,11 +81,11 @@ class Server:
         if isinstance(request, Watch):
             return True
         if isinstance(request, Show):
-            writer.write(line_of(Shown(self._state.detail())))
+            writer.write(line_of(Shown(detail_of(self._state))))
         elif isinstance(request, Sync):
             try:
                 self._on_desired(request.desired)
-                writer.write(line_of(Stored(self._state.observed())))
+                writer.write(line_of(Stored(observed_of(self._state))))
             except OSError as error:
                 writer.write(line_of(Failed(f"can't store the desired state: {error}")))
         await writer.drain()
@@ -94,7 +95,7 @@ class Server:
         watcher = _Watcher()
         self._watchers.add(watcher)
         try:
-            observed = self._state.observed()
+            observed = observed_of(self._state)
             last = msgspec.structs.replace(observed, routes={})
             writer.write(line_of(Snapshot(observed)))
             await writer.drain()
@@ -110,7 +111,7 @@ class Server:
     async def _tell(self, watcher: _Watcher, writer: asyncio.StreamWriter, last: Observed) -> Observed:
         watcher.due.clear()
         prefixes, watcher.prefixes = watcher.prefixes, set()
-        head = self._state.head()
+        head = head_of(self._state)
         if prefixes or head != last:
             routes = self._state.rib.routes
             writer.write(line_of(Delta(head, {prefix: routes.get(prefix) for prefix in prefixes})))

@@ -5,7 +5,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from bgp.checking import Checked, Refusal, checked
+from bgp.checking import Checked, checked
 from bgp.decision import ImportPolicy
 from bgp.exabgp.commands import (
     Window,
@@ -15,6 +15,7 @@ from bgp.exabgp.commands import (
     teardown_command,
     withdraw_commands,
 )
+from bgp.exabgp.configuration import neighbour_section
 from bgp.exabgp.events import (
     Answer,
     EndOfRib,
@@ -29,14 +30,11 @@ from bgp.rib import AdjRibIn, LocRib
 from bgp.speaker.record import STALE_SECONDS, Record
 from bgp.values import (
     Desired,
-    Detail,
     Family,
     Neighbour,
-    Observed,
     Problem,
     Route,
     Sent,
-    Session,
     SessionState,
 )
 
@@ -56,7 +54,9 @@ class SpeakerState:
         self.rib = LocRib()
         self.records: dict[str, Record] = {}  # by neighbour address
         self.desired: Desired | None = None
+        self.desired_since = now
         self.configured: dict[str, Neighbour] = {}  # what ExaBGP runs, by address
+        self._sections: dict[str, str] = {}
         self.applied = False
         self.missing_addresses: frozenset[str] = frozenset()
         self.rejected: dict[Neighbour, str] = {}  # refused by ExaBGP's parser, and its words
@@ -65,7 +65,6 @@ class SpeakerState:
         self._window = Window()
         self._urgent: list[str] = []
         self._heard_at = self._idle_at = now
-        self._refused_since: dict[str, float] = {}
         self._decided: set[Family] = set()
 
     # Orders
@@ -73,7 +72,7 @@ class SpeakerState:
     def set_desired(self, desired: Desired, now: float) -> None:
         """Replaces what is wanted. Routes already received are judged again under the new policy."""
         found = checked(desired)
-        self.desired, self._checked, self.applied = desired, found, False
+        self.desired, self._checked, self.applied, self.desired_since = desired, found, False, now
         wanted = {neighbour.address: neighbour for neighbour in found.desired.neighbours}
         self.rejected = {neighbour: why for neighbour, why in self.rejected.items() if neighbour in wanted.values()}
         for address, record in self.records.items():
@@ -129,6 +128,7 @@ class SpeakerState:
     def set_configured(self, neighbours: Iterable[Neighbour]) -> None:
         """ExaBGP has confirmed a configuration with exactly these."""
         self.configured = {neighbour.address: neighbour for neighbour in neighbours}
+        self._sections = {address: self._section(neighbour) for address, neighbour in self.configured.items()}
         for address, record in list(self.records.items()):
             if record.removing_since is not None and address not in self.configured:
                 del self.records[address]
@@ -138,10 +138,13 @@ class SpeakerState:
     def expect_resets(self, neighbours: Iterable[Neighbour]) -> None:
         """A configuration is about to be loaded: sessions whose parameters change will restart."""
         for neighbour in neighbours:
-            old = self.configured.get(neighbour.address)
-            record = self.records.get(neighbour.address)
-            if old is not None and record is not None and _session_parameters(old) != _session_parameters(neighbour):
-                record.reset_expected = True
+            address = neighbour.address
+            if address in self._sections and self._sections[address] != self._section(neighbour):
+                self.records[address].reset_expected = True
+
+    def _section(self, neighbour: Neighbour) -> str:
+        """What ExaBGP compares to see whether a session must restart; all else changes in place."""
+        return neighbour_section(neighbour, self.clean.router_id, self.clean.listen_port)
 
     # Events
 
@@ -340,44 +343,6 @@ class SpeakerState:
         """Remembers a problem under its object and field until `notes` is told otherwise."""
         self.notes[f"{problem.object} {problem.field}"] = problem
 
-    def head(self) -> Observed:
-        """The observed state without its routes."""
-        found = self._checked
-        refusals = found.refusals if found is not None else ()
-        held_back = [(r, *self._why_held_back(r)) for r in self.records.values() if self._is_shown_refused(r)]
-        shown_refused = {record.neighbour.address for record, _, _ in held_back}
-        sessions = [r.view() for r in self.records.values() if r.neighbour.address not in shown_refused]
-        sessions += [_refused(record.neighbour, reason, text, record.since) for record, reason, text in held_back]
-        sessions += [self._refusal_view(refusal) for refusal in refusals]
-        problems = [*(found.problems if found is not None else ()), *self.notes.values()]
-        problems += [_held_back_problem(record.neighbour, reason, text) for record, reason, text in held_back]
-        return Observed(
-            generation=self.desired.generation if self.desired is not None else 0,
-            applied=self.applied,
-            started=self.started,
-            sessions=tuple(sorted(sessions, key=lambda session: session.name)),
-            settled=tuple(family for family in Family if self._is_settled(family)),
-            problems=tuple(problems),
-        )
-
-    def observed(self) -> Observed:
-        """The whole observed state. The routes are a copy."""
-        head = self.head()
-        return Observed(
-            generation=head.generation,
-            applied=head.applied,
-            started=head.started,
-            sessions=head.sessions,
-            routes=dict(self.rib.routes),
-            settled=head.settled,
-            problems=head.problems,
-        )
-
-    def detail(self) -> Detail:
-        """Everything, for a person."""
-        sent = [sent for record in self.records.values() for _, sent in sorted(record.sent.items())]
-        return Detail(observed=self.observed(), paths=tuple(self.rib.paths()), sent=tuple(sent))
-
     def decide(self, limit: int) -> dict[str, Route | None]:
         """Decides up to `limit` prefixes anew: see `bgp.rib.LocRib.decide`."""
         changed = self.rib.decide(limit)
@@ -385,7 +350,7 @@ class SpeakerState:
             self._decided = {family for family in Family if self._is_heard(family)}
         return changed
 
-    def _is_settled(self, family: Family) -> bool:
+    def is_settled(self, family: Family) -> bool:
         """Heard and decided: whoever reads `settled` takes a route that is missing for one that is gone."""
         return family in self._decided and self._is_heard(family)
 
@@ -395,50 +360,20 @@ class SpeakerState:
             family in record.settled for record in records if family in record.neighbour.families
         )
 
-    def _is_shown_refused(self, record: Record) -> bool:
-        return record.removing_since is None and self._held_back(record)
-
-    def _why_held_back(self, record: Record) -> tuple[SessionReason, str]:
+    def why_held_back(self, record: Record) -> tuple[SessionReason, str] | None:
+        """Why a wanted neighbour is not in ExaBGP's configuration, and what to do; None if it is."""
         neighbour = record.neighbour
+        if record.removing_since is not None or not self._held_back(record):
+            return None
         if neighbour in self.rejected:
             return SessionReason.CONFIGURATION_REFUSED, self.rejected[neighbour]
         text = f"no interface of this node has {neighbour.local_address}: add the address or name another"
         return SessionReason.LOCAL_ADDRESS_MISSING, text
 
-    def _refusal_view(self, refusal: Refusal) -> Session:
-        since = self._refused_since.setdefault(refusal.neighbour.name, self.started)
-        return _refused(refusal.neighbour, refusal.reason, refusal.message, since)
-
-
-def _refused(neighbour: Neighbour, reason: SessionReason, message: str, since: float) -> Session:
-    return Session(
-        name=neighbour.name,
-        address=neighbour.address,
-        state=SessionState.REFUSED,
-        since=since,
-        reason=reason,
-        message=message,
-    )
-
-
-def _held_back_problem(neighbour: Neighbour, reason: SessionReason, message: str) -> Problem:
-    missing = reason is SessionReason.LOCAL_ADDRESS_MISSING
-    return Problem(
-        object=f"neighbour {neighbour.name}",
-        field="local_address" if missing else "",
-        value=neighbour.local_address if missing else "",
-        reason=ProblemReason.LOCAL_ADDRESS_MISSING if missing else ProblemReason.CONFIGURATION_REFUSED,
-        message=message,
-    )
-
-
-def _session_parameters(neighbour: Neighbour) -> tuple[object, ...]:
-    """What ExaBGP compares to see whether a session must restart; the rest changes in place."""
-    return (
-        *(neighbour.local_address, neighbour.asn, neighbour.local_asn, neighbour.port, neighbour.passive),
-        *(neighbour.hold_time, neighbour.families, neighbour.password, neighbour.ttl_security, neighbour.multihop),
-        neighbour.graceful_restart,
-    )
+    @property
+    def checked(self) -> Checked:
+        """The last order, split into what can be honoured and what cannot."""
+        return self._checked if self._checked is not None else Checked(desired=self.clean, refusals=(), problems=())
 
 
 def _sent(session: str, prefix: str, next_hop: str, update: UpdateMessage) -> Sent:

@@ -8,7 +8,9 @@ connection tells when the daemon is gone.
 """
 
 import contextlib
+import fcntl
 import os
+import resource
 import select
 import signal
 import socket
@@ -16,7 +18,8 @@ import struct
 import sys
 import time
 
-LOG_SOCKET = "log.sock"  # as in `bgp.speaker.paths`
+LOG_SOCKET = "log.sock"  # these names as in `bgp.speaker.paths`
+SOCKET = "speaker.sock"
 CONFIGURATION = "exabgp.conf"
 CANNOT_START = 78  # EX_CONFIG of sysexits.h: starting again would not help
 CONNECT_SECONDS = 30.0  # a daemon that has not come for its log after this long never will
@@ -145,6 +148,9 @@ def supervise(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, frame: stopping.append(received))
     signal.signal(signal.SIGCHLD, lambda received, frame: None)
+    lock = _lock(settings.run_dir)
+    if lock < 0:
+        return 1
     with _log_listener(settings.run_dir) as listener:
         while not stopping:
             unit = Unit(settings, listener)
@@ -159,8 +165,9 @@ def supervise(settings: Settings) -> int:
             _say(f"{why}; starting ExaBGP and its daemon anew")
             if time.monotonic() - unit.started < SHORT_LIFE_SECONDS:
                 _pause(wake_read, RESTART_PAUSE_SECONDS, stopping)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(os.path.join(settings.run_dir, LOG_SOCKET))
+    for name in (LOG_SOCKET, SOCKET):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(settings.run_dir, name))
     return 0
 
 
@@ -202,6 +209,8 @@ def _run_exabgp(settings: Settings, log: int) -> None:
         become(settings.uid, settings.gid)
         die_with_parent(parent)
         os.umask(0o077)
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # ExaBGP ends when its sessions use them up
         for path in settings.readable:
             _check_readable(path)
         configuration = os.path.join(settings.run_dir, CONFIGURATION)
@@ -216,8 +225,8 @@ def _run_exabgp(settings: Settings, log: int) -> None:
         os.dup2(log, 2)
         program = os.path.join(os.path.dirname(here), "exabgp", "run.py")
         os.execv(sys.executable, [sys.executable, "-I", program, configuration])
-    except OSError as error:
-        print(f"podroute speaker: {error}", file=sys.stderr, flush=True)
+    except Exception as error:  # whatever it is, it would be the same the next time
+        print(f"podroute speaker: can't start ExaBGP: {error}", file=sys.stderr, flush=True)
         code = CANNOT_START
     finally:
         os._exit(code)
@@ -237,6 +246,22 @@ def _check_readable(path: str) -> None:
                 f"allow it (chmod o+rx {folder}), or name another user with --user."
             )
     raise FileNotFoundError(f"{path} does not exist: install podroute again")
+
+
+def _lock(run_dir: str) -> int:
+    """Holds the run directory against a second speaker for as long as this process lives; -1 if one has it."""
+    path = os.path.join(run_dir, "lock")
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.read(lock, 32).decode(errors="replace").strip()
+        _say(f"another speaker (process {owner}) uses {run_dir}: stop it, or name another folder with --run-dir")
+        os.close(lock)
+        return -1
+    os.ftruncate(lock, 0)
+    os.write(lock, f"{os.getpid()}\n".encode())
+    return lock
 
 
 def _log_listener(run_dir: str) -> socket.socket:

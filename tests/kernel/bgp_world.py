@@ -260,11 +260,14 @@ class Frr:
 class Speaker:
     """A real speaker in a namespace. The tree and the Python environment are bind-mounted where all may read them."""
 
-    def __init__(self, host: Host, environment: dict[str, str] | None = None, name: str = "speaker") -> None:
+    def __init__(
+        self, host: Host, environment: dict[str, str] | None = None, name: str = "speaker", user: str = "nobody"
+    ) -> None:
         self.host = host
         self.folder = host.world.folder / f"{host.namespace}-{name}" if "/" not in name else host.world.folder / name
         self.socket = str(self.folder / "speaker.sock")
         self.environment = environment or {}
+        self.user = user
         self.log = host.world.folder / f"{host.namespace}-{name.replace('/', '-')}.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
@@ -274,6 +277,7 @@ class Speaker:
             "mount --make-rprivate / && mount -t tmpfs -o mode=755 none /opt && mkdir -p /opt/podroute/bgp /opt/python"
             f" && mount --bind {TREE / 'bgp'} /opt/podroute/bgp && mount --bind {sys.prefix} /opt/python"
             f" && cd /opt/podroute && exec /opt/python/bin/python -m bgp.speaker.entry --run-dir {self.folder}"
+            f" --user {self.user}"
         )
         command = self.host.command("unshare", "-m", "sh", "-c", script)
         self.process = self.host.world.start(command, self.log, self.environment)
@@ -313,10 +317,14 @@ class Speaker:
     def observed(self) -> Observed:
         return observe(self.socket).observed
 
-    def is_answering(self) -> bool:
+    def started(self) -> float:
+        """When the present run of the daemon began, on CLOCK_MONOTONIC; 0 while nobody answers."""
         with contextlib.suppress(SpeakerAway):
-            return bool(self.observed().started)
-        return False
+            return self.observed().started
+        return 0.0
+
+    def is_answering(self) -> bool:
+        return self.started() > 0
 
     def session(self, name: str) -> Session:
         sessions = {session.name: session for session in self.observed().sessions}

@@ -80,9 +80,9 @@ def test_the_same_step_ends_the_session_of_an_exabgp_with_its_own_clock(world):
     to_bird = neighbour(node, "bird", bird.host.ipv4, BIRD_AS)
     configuration = world.folder / "plain.conf"
     configuration.write_text(configuration_text(["/bin/sleep", "1000"], desired(node, to_bird), [to_bird]))
-    settings = exabgp_environment(speed="1", settings_file="/dev/null")
+    settings = exabgp_environment(user="root", speed="1", settings_file="/dev/null")
     command = node.command(sys.executable, "-m", "exabgp", "server", str(configuration))
-    world.start(command, world.folder / "plain.log", {**settings, **clock.environment, "exabgp_daemon_user": "root"})
+    world.start(command, world.folder / "plain.log", {**settings, **clock.environment})
 
     def is_established() -> bool:
         return "Established" in bird.ask("show", "protocols", "node")

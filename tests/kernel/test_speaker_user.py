@@ -110,3 +110,27 @@ def test_the_routers_folder_is_reached_through_folders_that_are_only_passable(wo
     speaker = Speaker(node, name="parent/speaker")
     wait_for(speaker.is_answering, "the speaker answering")
     assert speaker.folder.stat().st_uid == 65534
+
+
+def test_a_second_speaker_in_the_same_folder_is_refused_and_the_first_goes_on(world):
+    node = world.host("node", 11)
+    speaker = Speaker(node)
+    speaker.sync(desired(node, generation=5))
+    second = Speaker(node)
+    assert wait_for(lambda: second.process.poll() is not None, "the second speaker ending")
+    assert second.process.returncode == 1
+    assert f"another speaker (process {speaker.entry}) uses {speaker.folder}" in speaker.log.read_text()
+    assert speaker.observed().generation == 5
+    speaker.stop()
+    third = Speaker(node)
+    wait_for(third.is_answering, "the next speaker answering")
+    assert third.observed().generation == 5
+
+
+def test_the_speaker_can_stay_root_where_the_user_says_so(world):
+    node = world.host("node", 11)
+    bird = bird_at(world.host("bird", 1), node.ipv4)
+    speaker = Speaker(node, user="root")
+    speaker.sync(desired(node, neighbour(node, "bird", bird.host.ipv4, BIRD_AS, passive=True)))
+    speaker.wait_until_established("bird")
+    assert {status(process)["Uid"].split()[0] for process in (speaker.exabgp(), speaker.daemon())} == {"0"}

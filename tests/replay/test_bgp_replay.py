@@ -13,6 +13,7 @@ import pytest
 from bgp.exabgp.events import Other, event_of
 from bgp.reasons import ImportReason, SessionReason
 from bgp.speaker.state import SpeakerState
+from bgp.speaker.view import detail_of, observed_of
 from bgp.values import Desired, Observed, Route, Session, SessionState
 
 RECORDINGS = Path(__file__).resolve().parent / "bgp"
@@ -48,14 +49,14 @@ class Player:
         """The observed state after each recorded line."""
         for record in self.lines:
             self.step(record)
-            yield self.state.observed()
+            yield observed_of(self.state)
 
     def later(self, seconds: float) -> Observed:
         """The observed state after a time in which nothing is heard."""
         self.now += seconds
         self.state.tick(self.now)
         self.state.decide(1000)
-        return self.state.observed()
+        return observed_of(self.state)
 
 
 def session(observed: Observed, name: str) -> Session:
@@ -84,7 +85,7 @@ def test_a_route_outside_the_accepted_ranges_is_refused_and_counted():
     *_, last = player.play()
     assert session(last, "bird").refused == {ImportReason.NOT_ACCEPTED: 1}
     assert [
-        (path.prefix, path.refused) for path in player.state.detail().paths if path.refused and path.session == "bird"
+        (path.prefix, path.refused) for path in detail_of(player.state).paths if path.refused and path.session == "bird"
     ] == [("192.0.2.0/24", ImportReason.NOT_ACCEPTED)]
 
 
@@ -148,5 +149,5 @@ def test_a_family_is_settled_once_every_session_said_end_of_rib_or_the_time_is_o
     assert last.settled == ("ipv4", "ipv6")
     player = Player("withdrawal")
     player.step(player.lines[0])
-    assert player.state.observed().settled == ()
+    assert observed_of(player.state).settled == ()
     assert player.later(121).settled == ("ipv4", "ipv6")

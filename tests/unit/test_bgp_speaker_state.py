@@ -1,0 +1,294 @@
+"""The speaker's state machine, fed by hand: what recordings and real routers do not show."""
+
+import msgspec
+import pytest
+
+from bgp.decision import Attributes
+from bgp.exabgp.events import (
+    Answer,
+    EndOfRib,
+    NotificationMessage,
+    OpenMessage,
+    Other,
+    SessionChange,
+    UpdateMessage,
+    event_of,
+)
+from bgp.reasons import ProblemReason, SessionReason
+from bgp.speaker.state import ANSWER_SECONDS, ASK_AFTER_SECONDS, RETRY_SECONDS, WITHDRAW_SECONDS, SpeakerState
+from bgp.speaker.view import head_of, observed_of
+from bgp.values import Announcement, Desired, Family, Neighbour, SessionState
+
+TOR = Neighbour(
+    name="tor",
+    address="192.0.2.1",
+    local_address="192.0.2.11",
+    asn=65001,
+    local_asn=64512,
+    families=(Family.IPV4, Family.IPV6),
+    accept=("10.0.0.0/8",),
+    announcements=(Announcement(prefix="10.244.1.0/26", next_hop="192.0.2.11"),),
+)
+DESIRED = Desired(router_id="192.0.2.11", generation=1, neighbours=(TOR,), on_link=("192.0.2.0/24",))
+OPEN = OpenMessage(
+    address=TOR.address,
+    asn=65001,
+    hold_time=90,
+    families=(Family.IPV4, Family.IPV6),
+    restart_time=120,
+    forwarding=(Family.IPV4,),
+)
+
+
+def asked(desired=DESIRED, now=0.0):
+    state = SpeakerState(0.0)
+    state.set_desired(desired, now)
+    state.set_configured(state.neighbours_to_configure())
+    return state
+
+
+def up(state, now=1.0, message=OPEN):
+    state.on_event(message, now)
+    state.on_event(SessionChange(TOR.address, "up", ""), now)
+
+
+def down(state, words="closing connection", now=2.0):
+    state.on_event(SessionChange(TOR.address, "down", words), now)
+
+
+def heard(*prefixes, sent=False, withdrawn=()):
+    announced = tuple((prefix, "192.0.2.1") for prefix in prefixes)
+    attributes = Attributes(as_path=(65001,), path_length=1)
+    return UpdateMessage(
+        address=TOR.address, sent=sent, attributes=attributes, announced=announced, withdrawn=withdrawn
+    )
+
+
+def tor(state):
+    return next(session for session in head_of(state).sessions if session.name == "tor")
+
+
+def answer_all(state):
+    """Lets ExaBGP acknowledge everything and report it as sent; returns the lines it was given."""
+    lines = []
+    while batch := list(state.command_lines()):
+        lines += batch
+        for _ in batch:
+            state.on_event(Answer(True), 1.0)
+    return lines
+
+
+def test_nothing_is_said_to_a_neighbour_before_it_is_established():
+    state = asked()
+    assert list(state.command_lines()) == []
+    up(state)
+    verbs = [line.split()[2:4] for line in answer_all(state)]
+    assert verbs == [["announce", "attributes"], ["announce", "eor"], ["announce", "eor"]]
+
+
+def test_end_of_rib_is_only_sent_for_families_that_both_sides_carry():
+    state = asked()
+    up(state, message=msgspec.structs.replace(OPEN, families=(Family.IPV4,)))
+    assert [line for line in answer_all(state) if " eor " in line] == ["neighbor 192.0.2.1 announce eor ipv4 unicast"]
+    assert tor(state).families == (Family.IPV4,)
+
+
+def test_a_session_that_returns_is_told_everything_again():
+    state = asked()
+    up(state)
+    first = answer_all(state)
+    down(state)
+    up(state, now=3.0)
+    assert answer_all(state) == first
+    assert tor(state).restarts == 1
+
+
+def test_a_refused_command_is_reported_and_repeated_later():
+    state = asked()
+    up(state)
+    lines = list(state.command_lines())
+    state.on_event(Answer(False), 1.0)
+    assert [problem.reason for problem in head_of(state).problems] == [ProblemReason.NOT_APPLIED]
+    state.tick(1.0 + RETRY_SECONDS)
+    assert lines[0] in list(state.command_lines())
+    assert head_of(state).problems == ()
+
+
+def test_sent_prefixes_are_those_that_exabgp_reported_not_those_it_acknowledged():
+    state = asked()
+    up(state)
+    answer_all(state)
+    assert tor(state).sent == ()
+    state.on_event(heard("10.244.1.0/26", sent=True), 1.0)
+    assert tor(state).sent == ("10.244.1.0/26",)
+    down(state)
+    assert tor(state).sent == ()
+
+
+def test_a_removed_neighbour_stays_configured_until_its_withdrawal_is_on_the_wire():
+    state = asked()
+    up(state)
+    answer_all(state)
+    state.on_event(heard("10.244.1.0/26", sent=True), 1.0)
+    state.set_desired(msgspec.structs.replace(DESIRED, neighbours=()), 10.0)
+    assert tor(state).state is SessionState.REMOVING
+    assert state.neighbours_to_configure() == [TOR]
+    assert [line.split()[2] for line in answer_all(state)] == ["withdraw"]
+    state.tick(10.0)
+    assert state.neighbours_to_configure() == [TOR], "the withdrawal was not reported as sent yet"
+    state.on_event(heard(sent=True, withdrawn=("10.244.1.0/26",)), 10.1)
+    state.tick(10.1)
+    assert state.neighbours_to_configure() == [TOR], "it may not be on the wire yet"
+    state.tick(10.2)
+    assert state.neighbours_to_configure() == []
+    state.set_configured([])
+    assert head_of(state).sessions == ()
+
+
+def test_a_removed_neighbour_that_cannot_be_told_goes_after_a_while():
+    state = asked()
+    up(state)
+    answer_all(state)
+    state.on_event(heard("10.244.1.0/26", sent=True), 1.0)
+    state.set_desired(msgspec.structs.replace(DESIRED, neighbours=()), 10.0)
+    state.tick(10.0 + WITHDRAW_SECONDS - 0.1)
+    assert state.neighbours_to_configure() == [TOR]
+    state.tick(10.0 + WITHDRAW_SECONDS)
+    assert state.neighbours_to_configure() == []
+
+
+def test_kept_routes_of_a_family_whose_forwarding_the_peer_lost_are_dropped_when_it_returns():
+    accepts = msgspec.structs.replace(TOR, accept=("10.0.0.0/8", "fd00::/8"))
+    both = msgspec.structs.replace(DESIRED, neighbours=(accepts,), on_link=("192.0.2.0/24", "2001:db8::/64"))
+    state = asked(both)
+    up(state)
+    state.on_event(heard("10.1.0.0/24"), 1.0)
+    over6 = msgspec.structs.replace(heard(), announced=(("fd00:1::/64", "2001:db8::1"),))
+    state.on_event(over6, 1.0)
+    down(state, now=2.0)
+    state.decide(10)
+    assert set(state.rib.routes) == {"10.1.0.0/24", "fd00:1::/64"}
+    up(state, now=3.0)
+    state.decide(10)
+    assert set(state.rib.routes) == {"10.1.0.0/24"}
+    assert state.rib.routes["10.1.0.0/24"].stale
+    state.on_event(EndOfRib(TOR.address, False, Family.IPV4), 4.0)
+    state.decide(10)
+    assert state.rib.routes == {}
+
+
+@pytest.mark.parametrize("restart_time", [None, 0])
+def test_nothing_is_kept_of_a_peer_without_graceful_restart(restart_time):
+    state = asked()
+    up(state, message=msgspec.structs.replace(OPEN, restart_time=restart_time))
+    state.on_event(heard("10.1.0.0/24"), 1.0)
+    down(state)
+    assert (tor(state).received, tor(state).keep_until) == (0, None)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason", "says"),
+    [
+        ("closing connection", SessionReason.CONNECTION_CLOSED, "closed the connection"),
+        ("notification sent (4,0)", SessionReason.HOLD_TIMER_EXPIRED, "nothing heard from 192.0.2.1"),
+        ("notification received (6,2)", SessionReason.NOTIFICATION_RECEIVED, "6/2, Administrative Shutdown: bye"),
+        ("notification received (6,99)", SessionReason.NOTIFICATION_RECEIVED, "6/99, Cease"),
+        ("notification received (2,2)", SessionReason.WRONG_ASN, "expects another AS than 64512"),
+        ("notification sent (2,2)", SessionReason.WRONG_ASN, "expects AS 65001, peer sent 65001"),
+        ("notification sent (3,1)", SessionReason.NOTIFICATION_SENT, "3/1, UPDATE Message Error"),
+        ("notification sent", SessionReason.NOTIFICATION_SENT, "0/0, unknown"),
+    ],
+)
+def test_the_end_of_a_session_is_explained(words, reason, says):
+    state = asked()
+    up(state)
+    told = NotificationMessage(address=TOR.address, sent=False, code=6, subcode=2, text="bye")
+    state.on_event(told, 2.0)
+    down(state, words)
+    assert tor(state).reason is reason
+    assert tor(state).last_reason is reason
+    assert says in tor(state).message
+
+
+def test_a_later_refusal_of_the_connection_does_not_hide_the_reason_before_it():
+    state = asked()
+    state.on_event(msgspec.structs.replace(OPEN, asn=65009), 1.0)
+    down(state, "notification sent (2,2)")
+    down(state, "closing connection")
+    assert tor(state).reason is SessionReason.WRONG_ASN
+    assert tor(state).message == "expects AS 65001, peer sent 65009"
+
+
+def test_a_missing_local_address_holds_a_neighbour_back_unless_its_session_stands():
+    state = asked()
+    state.missing_addresses = frozenset([TOR.local_address])
+    assert state.neighbours_to_configure() == []
+    assert (tor(state).state, tor(state).reason) == (SessionState.REFUSED, SessionReason.LOCAL_ADDRESS_MISSING)
+    assert head_of(state).problems[0].field == "local_address"
+    up(state)
+    assert state.neighbours_to_configure() == [TOR]
+    assert tor(state).state is SessionState.ESTABLISHED
+
+
+def test_what_the_parser_refuses_is_left_out_until_it_is_changed():
+    state = asked()
+    state.rejected[TOR] = "its words"
+    assert state.neighbours_to_configure() == []
+    assert (tor(state).reason, tor(state).message) == (SessionReason.CONFIGURATION_REFUSED, "its words")
+    changed = msgspec.structs.replace(TOR, hold_time=30)
+    state.set_desired(msgspec.structs.replace(DESIRED, neighbours=(changed,)), 1.0)
+    assert state.neighbours_to_configure() == [changed]
+
+
+def test_a_family_is_settled_only_after_its_routes_are_decided():
+    state = asked()
+    up(state)
+    state.on_event(heard("10.1.0.0/24", "10.2.0.0/24"), 1.0)
+    for family in Family:
+        state.on_event(EndOfRib(TOR.address, False, family), 1.0)
+    state.decide(1)
+    assert observed_of(state).settled == ()
+    state.decide(1)
+    assert observed_of(state).settled == (Family.IPV4, Family.IPV6)
+
+
+def test_an_exabgp_that_leaves_a_command_unanswered_is_given_up():
+    state = asked()
+    assert state.exabgp_is_alive(ASK_AFTER_SECONDS - 1)
+    assert list(state.command_lines()) == []
+    asked_at = ASK_AFTER_SECONDS + 1
+    assert state.exabgp_is_alive(asked_at)
+    assert list(state.command_lines()) == ["version"]
+    assert state.exabgp_is_alive(asked_at + ANSWER_SECONDS - 1)
+    assert not state.exabgp_is_alive(asked_at + ANSWER_SECONDS + 1)
+    state.on_event(Answer(True), asked_at + ANSWER_SECONDS + 1)
+    assert state.exabgp_is_alive(asked_at + ANSWER_SECONDS + 2)
+
+
+@pytest.mark.parametrize(
+    ("line", "unreadable"),
+    [
+        (b"exabgp 5.0.15\n", False),
+        (b'{"exabgp": "5.0.0", "type": "notification", "notification": "shutdown"}\n', False),
+        (
+            b'{"exabgp": "5.0.0", "type": "update", "neighbor": {"address": {"peer": "192.0.2.1"}, "message": 7}}\n',
+            True,
+        ),
+        (b'{"type": "update", "neighbor": {"address": {"peer": "nowhere"}}}\n', True),
+        (b"{\n", True),
+        (b"\xff\xfe\n", False),
+    ],
+)
+def test_a_line_that_cannot_be_read_harms_nothing_and_is_marked(line, unreadable):
+    event = event_of(line)
+    assert isinstance(event, Other)
+    assert event.unreadable is unreadable
+    asked().on_event(event, 1.0)
+
+
+def test_a_route_without_a_usable_next_hop_or_prefix_is_refused_as_malformed():
+    state = asked()
+    up(state)
+    for announced in (("10.1.0.0/24", "null"), ("10.1.0.1/24", "192.0.2.1")):
+        state.on_event(msgspec.structs.replace(heard(), announced=(announced,)), 1.0)
+    assert tor(state).refused == {"Malformed": 2}
