@@ -1,9 +1,12 @@
 """Speakers among themselves: a node mesh, the lower address passive, also beside a router that connects by itself."""
 
+import os
+import signal
 from collections.abc import Iterator
 
 import msgspec
 import pytest
+from bgp_probe import RouteProbe
 from bgp_routers import BIRD_AS, BOTH, NODE_AS, bird_at, neighbour
 from bgp_world import Host, Speaker, World, wait_for
 
@@ -28,11 +31,11 @@ def block_6(host: Host) -> str:
     return f"fd00:244::{host.ipv6.rpartition(':')[2]}:0/122"
 
 
-def mesh_neighbour(own: Host, other: Host, *, password: str = "") -> Neighbour:
+def mesh_neighbour(own: Host, other: Host, *, password: str = "", over: str = "ipv4") -> Neighbour:
     return neighbour(
         own,
         other.namespace.rpartition("-")[2],
-        other.ipv4,
+        getattr(other, over),
         NODE_AS,
         passive=own.ipv4 < other.ipv4,
         password=password,
@@ -43,11 +46,11 @@ def mesh_neighbour(own: Host, other: Host, *, password: str = "") -> Neighbour:
     )
 
 
-def desired_in_mesh(own: Host, hosts: list[Host], *more: Neighbour, password: str = "", generation: int = 1) -> Desired:
+def desired_in_mesh(own: Host, hosts: list[Host], *more: Neighbour, generation: int = 1, **how: str) -> Desired:
     return Desired(
         router_id=own.ipv4,
         generation=generation,
-        neighbours=(*(mesh_neighbour(own, other, password=password) for other in hosts if other is not own), *more),
+        neighbours=(*(mesh_neighbour(own, other, **how) for other in hosts if other is not own), *more),
         refuse=Refusals(
             own_blocks=(block_4(own), block_6(own)),
             max_length={Family.IPV4: 26, Family.IPV6: 122},
@@ -64,12 +67,13 @@ def expected_routes(own: Host, hosts: list[Host]) -> dict[str, Route]:
     return routes | {block_6(host): Route((host.ipv6,), (names[host],)) for host in others}
 
 
+@pytest.mark.parametrize("over", ["ipv4", "ipv6"])
 @pytest.mark.parametrize("password", ["", "mesh secret"])
-def test_a_mesh_of_three_learns_every_block_and_a_fourth_joins_without_disturbing_it(world, password):
+def test_a_mesh_of_three_learns_every_block_and_a_fourth_joins_without_disturbing_it(world, password, over):
     hosts = [world.host(f"n{number}", 20 + number) for number in range(3)]
     speakers = {host: Speaker(host) for host in hosts}
     for host, speaker in speakers.items():
-        speaker.sync(desired_in_mesh(host, hosts, password=password))
+        speaker.sync(desired_in_mesh(host, hosts, password=password, over=over))
     for host, speaker in speakers.items():
         wait_for(lambda h=host, s=speaker: s.observed().routes == expected_routes(h, hosts), "every block of the mesh")
         wait_for(lambda s=speaker: s.observed().settled == BOTH, "end-of-RIB from everyone")
@@ -78,7 +82,7 @@ def test_a_mesh_of_three_learns_every_block_and_a_fourth_joins_without_disturbin
     everyone = [*hosts, newcomer]
     speakers[newcomer] = Speaker(newcomer)
     for host, speaker in speakers.items():
-        speaker.sync(desired_in_mesh(host, everyone, password=password, generation=2))
+        speaker.sync(desired_in_mesh(host, everyone, password=password, over=over, generation=2))
     for host, speaker in speakers.items():
         wait_for(lambda h=host, s=speaker: s.observed().routes == expected_routes(h, everyone), "the newcomer's blocks")
     for host, before in since.items():
@@ -128,3 +132,23 @@ def test_a_router_that_connects_by_itself_and_a_mesh_share_one_address(world):
         speakers[0].wait_until_established("tor", seconds=15)
         wait_for(lambda: "Established" in tor.ask("show", "protocols", "node"), "BIRD established", 15)
     assert speakers[0].session("n1").restarts == 0
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_exabgp_costs_the_other_node_no_route(world, killed):
+    hosts = [world.host(f"n{number}", 20 + number) for number in range(2)]
+    speakers = [Speaker(host) for host in hosts]
+    for host, speaker in zip(hosts, speakers, strict=True):
+        speaker.sync(desired_in_mesh(host, hosts))
+    for host, speaker in zip(hosts, speakers, strict=True):
+        wait_for(lambda h=host, s=speaker: s.observed().routes == expected_routes(h, hosts), "every block of the mesh")
+    other = speakers[1 - killed]
+    wanted = set(expected_routes(hosts[1 - killed], hosts))
+    with RouteProbe(lambda: set(other.observed().routes), wanted) as probe:
+        os.kill(speakers[killed].exabgp(), signal.SIGKILL)
+        wait_for(lambda: any(route.stale for route in other.observed().routes.values()), "the routes kept as stale")
+        full = expected_routes(hosts[1 - killed], hosts)
+        wait_for(lambda: other.observed().routes == full, "the routes fresh again", 30)
+        wait_for(lambda: other.observed().sessions[0].keep_until is None, "end-of-RIB")
+    assert probe.looks > 10
+    assert probe.missing == []
