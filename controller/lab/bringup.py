@@ -36,6 +36,10 @@ from controller.lab.topology import Topology, make_topology
 
 READY_LIMIT_S = 90.0
 KINDS_LIMIT_S = 20.0
+INOTIFY_LIMIT = Path("/proc/sys/fs/inotify/max_user_instances")
+# Measured: five for a kubelet, one for containerd; two for a control plane, and some for others on the host.
+INOTIFY_PER_NODE = 6
+INOTIFY_BESIDE = 12
 COREDNS = Path(__file__).with_name("coredns.yaml")
 Report = Callable[[str], None]
 
@@ -63,19 +67,25 @@ def bring_up(wanted: Wanted, report: Report) -> LabState:
         known = read_state(wanted.name)
         if known and _is_as_wanted(known, wanted, topology):
             return known
+        check_host(topology, int(INOTIFY_LIMIT.read_text()))
         ensure_packages(report)
         programs = lab_programs.ensure_programs(programs_for(wanted), report)
         images = ensure_images(programs, report)
         if wanted.cni == "podroute":
             programs |= {podroute.PLUGIN: podroute.ensure_plugin()}
-        try:
-            return _Start(wanted, topology, programs, images, report).run()
-        except BaseException:
-            if not wanted.keep:
-                report(f"the start did not succeed: removing lab {wanted.name}")
-                with _uninterrupted():
-                    undo(wanted.name)
-            raise
+        return _started(_Start(wanted, topology, programs, images, report))
+
+
+def _started(start: "_Start") -> LabState:
+    """Run a start; undo it if it fails or is interrupted, unless it is to be kept."""
+    try:
+        return start.run()
+    except BaseException:
+        if not start.wanted.keep:
+            start.report(f"the start did not succeed: removing lab {start.wanted.name}")
+            with _uninterrupted():
+                undo(start.wanted.name)
+        raise
 
 
 @contextmanager
@@ -90,6 +100,17 @@ def _uninterrupted() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def check_host(topology: Topology, inotify_limit: int) -> None:
+    """Raise LabError if this host lets too few files be watched: kubelets would fail one after the other, each in its
+    own way.
+    """
+    needed = INOTIFY_PER_NODE * topology.nodes + INOTIFY_BESIDE
+    if needed > inotify_limit:
+        remedy = f"sysctl -w fs.inotify.max_user_instances={2 * needed}"
+        message = f"nodes {topology.nodes}: they need {needed} inotify instances, and this host allows {inotify_limit}; {remedy}"
+        raise LabError(Refusal.HOST_LIMIT, message)
 
 
 def programs_for(wanted: Wanted) -> list[lab_programs.Program]:

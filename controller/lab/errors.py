@@ -14,6 +14,7 @@ class Refusal(Enum):
     BUILD_FAILED = "BuildFailed"
     COMMAND_FAILED = "CommandFailed"
     DEADLINE = "Deadline"
+    HOST_LIMIT = "HostLimit"
     NAME_TAKEN = "NameTaken"
     NO_CGROUP = "NoCgroup"
     NOT_FOUND = "NotFound"

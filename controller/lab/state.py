@@ -6,11 +6,12 @@ was cut short.
 """
 
 import fcntl
+import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import msgspec
 
@@ -81,17 +82,35 @@ def remove_folder(name: str) -> None:
 @contextmanager
 def exclusive(name: str) -> Iterator[None]:
     """Only one `up` or `down` of a lab at a time; the second is told so at once."""
-    LABS.mkdir(parents=True, exist_ok=True)
     path = LABS / f".{name}.lock"
-    with path.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            message = f"lab {name}: another process is starting or removing it; wait for it to end"
-            raise LabError(Refusal.NAME_TAKEN, message) from error
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-            if not any(LABS.iterdir()):
-                LABS.rmdir()
+    handle = _opened(path)
+    while not _locked(handle, path, name):
+        handle.close()
+        handle = _opened(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        handle.close()
+        with suppress(OSError):  # another lab is there
+            LABS.rmdir()
+
+
+def _opened(path: Path) -> IO[str]:
+    """The lock's file; another lab's end may remove the folder between the two steps."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            return path.open("w")
+
+
+def _locked(handle: IO[str], path: Path, name: str) -> bool:
+    """Whether the lock is ours; False if the file was removed by its last holder, and so locks nobody else out."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+    except BlockingIOError as error:
+        message = f"lab {name}: another process is starting or removing it; wait for it to end"
+        raise LabError(Refusal.NAME_TAKEN, message) from error

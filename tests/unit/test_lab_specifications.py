@@ -8,7 +8,9 @@ import msgspec
 import pytest
 import yaml
 
+from controller.lab.bringup import check_host
 from controller.lab.controlplane import ControlPlaneFiles, control_plane_machine, kubeconfig, tokens_csv
+from controller.lab.errors import LabError, Refusal
 from controller.lab.machine import MachineSpec
 from controller.lab.node import kubelet, node_machine, node_object, reference_conflist
 from controller.lab.podroute import ROOT, peers_for, processes_on
@@ -114,3 +116,10 @@ def test_every_rack_of_a_larger_lab_peers_with_its_own_tor() -> None:
         ("10.10.2.1", 65003),
         ("fd00:10:10:2::1", 65003),
     ]
+
+
+def test_a_host_that_watches_too_few_files_is_refused_with_the_setting_to_change() -> None:
+    with pytest.raises(LabError, match=r"sysctl -w fs\.inotify\.max_user_instances=72") as refused:
+        check_host(TOPOLOGY, 35)
+    assert refused.value.reason is Refusal.HOST_LIMIT
+    check_host(TOPOLOGY, 36)
