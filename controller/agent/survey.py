@@ -29,7 +29,7 @@ from controller.plan.node_report import (
 )
 from controller.plan.speaking import Surroundings
 
-ANSWER_SECONDS = 5.0
+ANSWER_SECONDS = 2.0
 
 
 def survey(run_dir: Path, speaker_socket: str) -> NodeReport:
@@ -70,7 +70,7 @@ def survey(run_dir: Path, speaker_socket: str) -> NodeReport:
 
 
 def ask_agent(path: Path) -> AgentSelf | None:
-    """What the running agent says of itself; None if it does not answer within five seconds."""
+    """What the running agent says of itself; None if it does not answer within two seconds."""
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(ANSWER_SECONDS)
