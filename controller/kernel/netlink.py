@@ -47,7 +47,7 @@ _RECEIVE = 1 << 16
 # A refused message takes about 1.3 KiB of the receive buffer: room for the refusals of a whole batch.
 _RECEIVE_BUFFER = 4 << 20
 _BATCH = 500
-_DUMP_TRIES = 8
+_DUMP_TRIES = 32
 
 # Port ids (nl_pid) of this process are two random bytes and a counter, so that `watch` knows our own writes without a
 # register.

@@ -158,12 +158,16 @@ def _set_up(interface: str, *addresses: object) -> None:
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    """A node of its own for one test, in whose namespace the test runs."""
+    """A node of its own for one test, in whose namespace the test runs. What the test leaves open fails it."""
+    before = len(os.listdir("/proc/self/fd"))
+    home = os.readlink("/proc/thread-self/ns/net")
     made = World()
     try:
         yield made
     finally:
         made.close()
+    assert os.readlink("/proc/thread-self/ns/net") == home
+    assert len(os.listdir("/proc/self/fd")) <= before, "a descriptor leaked"
 
 
 def message_kinds(monitor: socket.socket) -> list[int]:

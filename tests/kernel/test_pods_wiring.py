@@ -2,12 +2,15 @@
 
 import ipaddress
 import os
+import struct
+import threading
 
 import pytest
 from netns_world import GATEWAY_V4, NODE_V4, NODE_V6, Pod, World, ip_json, message_kinds, run
 
 from controller.kernel import pods, routes
-from controller.kernel.netlink import KernelError, Netlink, bound_socket, in_netns
+from controller.kernel.netlink import KernelError, Netlink, attribute, bound_socket, in_netns, text_attribute
+from controller.kernel.surroundings import uplinks
 from controller.kernel.values import Attachment, DriftKind, alias_for
 
 pytestmark = pytest.mark.root
@@ -181,6 +184,32 @@ def test_a_pod_that_goes_while_others_are_mended_is_passed_over(world: World, mo
     assert [drift.what for drift in pods.repair_pods()] == [
         f"{staying.host_end}: neighbour {staying.v4} is missing or wrong"
     ]
+
+
+def test_reading_while_links_come_and_go_lists_what_stays(world: World) -> None:
+    staying = [world.pod() for _ in range(30)]
+    stop = threading.Event()
+
+    def churn() -> None:
+        with Netlink() as netlink:
+            while not stop.is_set():
+                kind = text_attribute(1, "bridge")
+                create = (
+                    struct.pack("=BxHiII", 0, 0, 0, 0, 0) + text_attribute(3, "churn") + attribute(18 | 0x8000, kind)
+                )
+                netlink.send([(16, 0x600, create)])
+                remove = struct.pack("=BxHiII", 0, 0, 0, 0, 0) + text_attribute(3, "churn")
+                netlink.send([(17, 0, remove)])
+
+    churning = threading.Thread(target=churn)
+    churning.start()
+    try:
+        for _ in range(100):
+            assert {link.name for link in pods.read_pods()} == {pod.host_end for pod in staying}
+            assert [uplink.name for uplink in uplinks()] == ["uplink0"]
+    finally:
+        stop.set()
+        churning.join()
 
 
 def test_a_node_whose_default_is_no_ipv6_still_gives_it_to_pods(world: World) -> None:
