@@ -50,7 +50,8 @@ class Feed:
     def stop(self, seconds: float) -> None:
         """Asks kopf to end and waits for that, but not for long: nothing is lost with it."""
         self._stop.set()
-        self._thread.join(seconds)
+        if self._thread.is_alive():
+            self._thread.join(seconds)
 
     def _run(self) -> None:
         while not self._stop.is_set():
