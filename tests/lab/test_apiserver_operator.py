@@ -351,6 +351,23 @@ def test_of_two_operators_one_writes_and_the_other_takes_over_in_the_middle_of_a
     assert len(listed) == len(set(listed)) == 96
 
 
+def test_two_operators_that_both_believe_to_hold_the_lease_give_no_block_twice(
+    world: World, start: Start, agents: EchoAgents
+) -> None:
+    """The second fence alone: with a Lease in a namespace of its own, each of them writes."""
+    names = tuple(f"n{number}" for number in range(12))
+    add_nodes(world, *(node(name, 11 + number) for number, name in enumerate(names)))
+    both = [start("one", "--namespace=default"), start("two", "--namespace=kube-system")]
+    for each in both:
+        wait_for(lambda each=each: "this operator writes now" in each.log.read_text(), "it writes")
+    world.apply(POOL4, POOL6)
+    wait_for(lambda: len(blocks_of(world)) >= 48, "grants", 40)
+    both[0].kill()
+    wait_for(lambda: settled(world, names, 4), "one operator alone finds nothing to repair but its epoch", 40)
+    networks = [ipaddress.ip_network(cidr) for cidr in blocks_of(world)]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(networks, 2))
+
+
 def test_an_object_deleted_while_nobody_could_watch_is_noticed(world: World, start: Start, agents: EchoAgents) -> None:
     add_nodes(world, node("n0", 11), node("n1", 12))
     operator = start("one", "--settle-seconds=5")
