@@ -30,6 +30,7 @@ from controller.lab.node import node_machine, node_object
 from controller.lab.packages import ensure_packages
 from controller.lab.power import processes_of_node
 from controller.lab.routers import router_machine
+from controller.lab.seed import ensure_seed
 from controller.lab.state import Cni, LabState, exclusive, lab_folder, read_state, write_state
 from controller.lab.teardown import require_root, undo
 from controller.lab.topology import Topology, make_topology
@@ -70,10 +71,10 @@ def bring_up(wanted: Wanted, report: Report) -> LabState:
         check_host(topology, int(INOTIFY_LIMIT.read_text()))
         ensure_packages(report)
         programs = lab_programs.ensure_programs(programs_for(wanted), report)
-        images = ensure_images(programs, report)
+        seed = ensure_seed(programs, ensure_images(programs, report), report)
         if wanted.cni == "podroute":
             programs |= {podroute.PLUGIN: podroute.ensure_plugin()}
-        return _started(_Start(wanted, topology, programs, images, report))
+        return _started(_Start(wanted, topology, programs, seed, report))
 
 
 def _started(start: "_Start") -> LabState:
@@ -147,9 +148,9 @@ class _Start:
     """One start, step by step; holds what the steps share."""
 
     def __init__(
-        self, wanted: Wanted, topology: Topology, programs: Mapping[str, Path], images: list[Path], report: Report
+        self, wanted: Wanted, topology: Topology, programs: Mapping[str, Path], seed: Path, report: Report
     ) -> None:
-        self.wanted, self.topology, self.programs, self.images, self.report = wanted, topology, programs, images, report
+        self.wanted, self.topology, self.programs, self.seed, self.report = wanted, topology, programs, seed, report
         self.folder = lab_folder(wanted.name)
         self.files = ControlPlaneFiles(self.folder / "cp")
         self.sources = ((str(podroute.ROOT), podroute.SOURCES),)
@@ -160,7 +161,6 @@ class _Start:
             phase="starting",
             created=time.time(),
             programs={name: str(path) for name, path in programs.items()},
-            images=tuple(str(path) for path in images),
             namespaces={place: topology.namespace(place) for place in topology.namespace_places},
             folders={name: str(self.folder / name) for name in topology.machine_names},
             kubeconfig=str(self.files.kubeconfig("admin")),
@@ -208,7 +208,8 @@ class _Start:
         specs |= {router: router_machine(self.topology, router) for router in self.topology.router_names}
         specs["outside"] = MachineSpec(hostname="outside", memory="256m")
         specs |= {
-            node: node_machine(node, self.wanted.cni, self.programs, self.sources) for node in self.topology.node_names
+            node: node_machine(node, self.wanted.cni, self.programs, self.seed, self.sources)
+            for node in self.topology.node_names
         }
         for name, spec in specs.items():
             start_machine(self.machine(name), spec, podroute.ROOT)

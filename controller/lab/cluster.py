@@ -21,7 +21,7 @@ from controller.lab.execute import run_checked
 from controller.lab.machine import Machine, MachineSpec, ProcessSpec, read_spec
 from controller.lab.network import NAMESPACES
 from controller.lab.routers import is_bird
-from controller.lab.state import LabState, lab_folder, read_state
+from controller.lab.state import LabState, lab_folder, lab_names, read_state
 from controller.lab.topology import Topology
 
 Report = Callable[[str], None]
@@ -51,7 +51,8 @@ class Lab:
         """A lab that was brought up before. Raises LabError naming the labs there are."""
         state = read_state(name)
         if state is None:
-            raise LabError(Refusal.NOT_FOUND, f"no lab {name!r}; start it with: podroute lab up --name {name}")
+            there = f"; there are {', '.join(names)}" if (names := lab_names()) else ""
+            raise LabError(Refusal.NOT_FOUND, f"no lab {name!r}{there}; start it with: podroute lab up --name {name}")
         return cls(state)
 
     def down(self) -> None:

@@ -51,14 +51,15 @@ class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What a machine's process 1 makes and starts (read by `controller.lab.inside`).
 
     `overlays` are folders whose changes stay in memory, `fresh` ones start empty, `read_only` are (source, target)
-    binds, `copies` (file, target), `masked` are small files laid over the host's kernel settings, `files` are written
-    last. `memory` limits all that is written.
+    binds, `archives` are (tar file, folder), `copies` (file, target), `masked` are small files laid over the host's
+    kernel settings, `files` are written last. `memory` limits all that is written.
     """
 
     hostname: str
     overlays: tuple[str, ...] = ("/etc", "/var", "/opt")
     fresh: tuple[str, ...] = ()
     read_only: tuple[tuple[str, str], ...] = ()
+    archives: tuple[tuple[str, str], ...] = ()
     copies: tuple[tuple[str, str], ...] = ()
     masked: dict[str, str] = msgspec.field(default_factory=dict)
     files: dict[str, str] = msgspec.field(default_factory=dict)

@@ -1,10 +1,10 @@
 """A node of a lab: containerd, kubelet, kube-proxy, as one machine. Pure; `bringup` starts it.
 
-The machine starts with containerd; the other processes join once the API server knows the node, and only then are the
-images imported: that takes the processors which the control plane needs to start.
+The machine starts with containerd, which knows the lab's images already (see `seed`); the other processes join once the
+API server knows the node.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -30,7 +30,7 @@ MASKED = {
 
 
 def node_machine(
-    node: str, cni: str, programs: Mapping[str, Path], sources: tuple[tuple[str, str], ...]
+    node: str, cni: str, programs: Mapping[str, Path], seed: Path, sources: tuple[tuple[str, str], ...]
 ) -> MachineSpec:
     """The machine of one node. `cni` is `reference` (ptp and host-local are configured) or anything else (no
     configuration).
@@ -57,6 +57,7 @@ def node_machine(
             "/opt/containerd",
         ),
         read_only=sources,
+        archives=((str(seed), "/var/lib/containerd"),),
         copies=tuple((str(programs[name]), f"{CNI_PLUGINS}/{name}") for name in plugins),
         masked=MASKED,
         files=files,
@@ -170,26 +171,18 @@ def kubelet_configuration() -> str:
 def _containerd(programs: Mapping[str, Path]) -> ProcessSpec:
     return ProcessSpec(
         name="containerd",
-        argv=(_runtime_program(programs, "containerd"), "-c", "/etc/containerd/config.toml"),
-        env=_path(programs),
+        argv=(runtime_program(programs, "containerd"), "-c", "/etc/containerd/config.toml"),
+        env=runtime_path(programs),
     )
 
 
-def import_images(programs: Mapping[str, Path], images: Sequence[Path]) -> ProcessSpec:
-    """One process that imports every image in order and ends."""
-    ctr = _runtime_program(programs, "ctr")
-    script = f'for image do until {ctr} -n k8s.io images import "$image"; do sleep 0.2; done; done'
-    names = tuple(str(path) for path in images)
-    argv = ("sh", "-c", script, "sh", *names)
-    return ProcessSpec(name="import-images", wait_for=CONTAINERD_SOCKET, argv=argv, restart=False)
-
-
-def _runtime_program(programs: Mapping[str, Path], name: str) -> str:
+def runtime_program(programs: Mapping[str, Path], name: str) -> str:
+    """containerd or ctr: the built one if the lab has it, else the distribution's."""
     return str(programs[name]) if name in programs else name
 
 
-def _path(programs: Mapping[str, Path]) -> dict[str, str]:
-    """containerd finds its shim and runc on PATH."""
+def runtime_path(programs: Mapping[str, Path]) -> dict[str, str]:
+    """What containerd is given to find its shim and runc."""
     shim = programs.get("containerd-shim-runc-v2")
     return {
         "PATH": (f"{shim.parent}:" if shim else "") + "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -17,7 +17,7 @@ from controller.lab.network import (
     delete_namespaces,
     routes_for_reference,
 )
-from controller.lab.node import import_images, kube_proxy, kubelet
+from controller.lab.node import kube_proxy, kubelet
 from controller.lab.state import LabState, lab_folder
 
 
@@ -28,7 +28,6 @@ def processes_of_node(state: LabState, node: str) -> tuple[ProcessSpec, ...]:
     kubernetes = (
         kubelet(node, state.topology, folder, programs["kubelet"]),
         kube_proxy(node, folder, programs["kube-proxy"]),
-        import_images(programs, [Path(path) for path in state.images]),
     )
     if state.cni != "podroute":
         return kubernetes

@@ -1,4 +1,6 @@
-"""Installs and builds what tests and labs need, and nothing else: `python -m controller.lab.prepare`, called by the Makefile."""
+"""Installs and builds what tests and labs need, and nothing else: `python -m controller.lab.prepare`, called by the
+Makefile.
+"""
 
 import sys
 

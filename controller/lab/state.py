@@ -35,7 +35,6 @@ class LabState(msgspec.Struct, frozen=True, kw_only=True):
     phase: Phase
     created: float
     programs: dict[str, str]
-    images: tuple[str, ...]
     namespaces: dict[str, str]
     folders: dict[str, str]
     kubeconfig: str

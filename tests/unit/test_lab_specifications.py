@@ -20,6 +20,7 @@ from controller.lab.topology import SERVICE_RANGES, make_topology
 
 TOPOLOGY = make_topology("demo", 4, 2, ("frr", "bird"))
 PROGRAMS = {program.name: Path("/programs") / program.name for program in (*CLUSTER, *CNI_PLUGINS, PAUSE)}
+SEED = Path("/images/containerd.tar")
 PLUGIN = "/programs/podroute-cni"
 SOURCES = (("/tree", "/opt/podroute"),)
 
@@ -29,7 +30,7 @@ def every_machine() -> list[MachineSpec]:
     return [
         control_plane_machine(TOPOLOGY, files, PROGRAMS, SOURCES),
         *(router_machine(TOPOLOGY, router) for router in TOPOLOGY.router_names),
-        *(node_machine(node, "reference", PROGRAMS, SOURCES) for node in TOPOLOGY.node_names),
+        *(node_machine(node, "reference", PROGRAMS, SEED, SOURCES) for node in TOPOLOGY.node_names),
     ]
 
 
@@ -51,7 +52,7 @@ def test_a_kubelet_knows_both_addresses_of_its_node() -> None:
 
 @pytest.mark.parametrize("cni", ["podroute", "none"])
 def test_without_the_reference_plugins_no_network_is_configured(cni: str) -> None:
-    spec = node_machine("n0", cni, PROGRAMS, SOURCES)
+    spec = node_machine("n0", cni, PROGRAMS, SEED, SOURCES)
     assert not [path for path in spec.files if "/etc/cni" in path]
     assert "/opt/cni/bin/loopback" in dict(map(reversed, spec.copies))  # type: ignore[arg-type]
     assert "/opt/cni/bin/ptp" not in dict(map(reversed, spec.copies))  # type: ignore[arg-type]

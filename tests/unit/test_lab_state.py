@@ -24,7 +24,6 @@ def some_state() -> LabState:
         phase="running",
         created=1.5,
         programs={"kubectl": "/programs/kubectl"},
-        images=("/images/pause.tar",),
         namespaces={"n0": "demo-n0"},
         folders={"n0": "/labs/demo/n0"},
         kubeconfig="/labs/demo/cp/admin.kubeconfig",

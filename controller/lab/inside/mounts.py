@@ -7,6 +7,7 @@ whose upper layer is in memory. So all paths are the default ones, and real Daem
 import ctypes
 import os
 import shutil
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,8 @@ def make_file_system(spec: Mapping[str, Any], own_folder: Path) -> None:
     for source, target in spec["read_only"]:
         Path(target).mkdir(parents=True, exist_ok=True)
         bind(source, target, read_only=True)
+    for source, target in spec["archives"]:
+        subprocess.run(["tar", "--extract", "--file", source, "--directory", target], check=True)
     for source, target in spec["copies"]:
         Path(target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, target)

@@ -1,6 +1,6 @@
 """What the lab tells its routers is kept here word for word, and each router's own parser accepts it.
 
-After a wanted change: UPDATE_GOLDEN=1 pytest tests/golden/test_lab_routers.py, then read the difference.
+After a wanted change: UPDATE_GOLDEN=1 pytest tests/golden/test_lab_router_configurations.py, then read the difference.
 """
 
 import os
