@@ -103,7 +103,7 @@ class Reconciler:
         if plan is None:
             return
         before, state.plan = state.plan, plan
-        state.mtu = min((uplink.mtu for uplink in readback.uplinks), default=state.mtu)
+        state.mtu = self._mtu(readback.uplinks)
         self._remember_held(plan)
         table = route_table(plan.routes, state.observed.routes, readback.links)
         outcome = await self._on_worker(lambda: self._write(plan, readback, table, wired))
@@ -117,6 +117,13 @@ class Reconciler:
         if before is None or before.blocks != plan.blocks:
             state.blocks_changed.ring()
         state.report.ring()
+
+    def _mtu(self, uplinks: tuple[surroundings.Uplink, ...]) -> int:
+        """The smallest MTU of the links that carry the node's addresses; other bridges of the machine do not count."""
+        node = self._state.snapshot.node
+        own = set(node.spec.addresses) if node else set()
+        carrying = [uplink.mtu for uplink in uplinks if own & set(map(str, uplink.addresses))]
+        return min(carrying or [uplink.mtu for uplink in uplinks], default=self._state.mtu)
 
     def _local(self, readback: Readback) -> Local:
         addresses = tuple(str(address) for uplink in readback.uplinks for address in uplink.addresses)
