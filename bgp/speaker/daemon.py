@@ -180,8 +180,8 @@ class Daemon:
             self._running_text = text
             log.info("ExaBGP runs a configuration with %d neighbours", len(neighbours))
         self._state.set_configured(neighbours)
-        if not self._configuration_due.is_set():
-            self._state.applied = True
+        if self._configuration_due.is_set():
+            self._state.applied = False  # a later order is already there
         self._state.notes.pop("desired configuration", None)
         self._work_due.set()
 

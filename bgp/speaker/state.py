@@ -134,6 +134,8 @@ class SpeakerState:
                 del self.records[address]
                 self._window.forget(address)
                 self.rib.remove(address)
+        # A neighbour that still hears its withdrawal is in the configuration but not in the order.
+        self.applied = not any(record.removing_since is not None for record in self.records.values())
 
     def expect_resets(self, neighbours: Iterable[Neighbour]) -> None:
         """A configuration is about to be loaded: sessions whose parameters change will restart."""

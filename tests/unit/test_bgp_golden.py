@@ -1,5 +1,6 @@
 """ExaBGP configuration against golden files, each of which ExaBGP's own parser accepts."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from bgp.exabgp import validation
 from bgp.exabgp.configuration import configuration_text
 from bgp.exabgp.process import process_section
+from bgp.speaker.reload import Reloader, ValidationFailed
 from bgp.values import Announcement, Desired, Family, Neighbour
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "bgp"
@@ -100,6 +102,22 @@ def test_exabgp_refuses_what_is_wrong_says_why_and_keeps_the_password_to_itself(
     assert "duplicate peer" in answers["twice"]
     assert "no-such-word" in answers["word"]
     assert not any("md5" in answer for answer in answers.values())
+
+
+def test_of_several_neighbours_the_one_the_parser_refuses_is_found(tmp_path):
+    bad = msgspec.structs.replace(FAR, hold_time=2)
+    asked = Desired(router_id="192.0.2.11")
+    reloader = Reloader(tmp_path, RUN)
+    assert asyncio.run(reloader.refusals(asked, [TOR, FAR])) == {}
+    refused = asyncio.run(reloader.refusals(asked, [TOR, bad, SECURED]))
+    assert set(refused) == {bad}
+    assert "holdtime" in refused[bad]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_neighbours_that_are_only_refused_together_are_blamed_on_nobody(tmp_path):
+    with pytest.raises(ValidationFailed, match="together"):
+        asyncio.run(Reloader(tmp_path, RUN).refusals(Desired(router_id="192.0.2.11"), [TOR, TOR]))
 
 
 def test_a_password_is_never_written_in_clear():

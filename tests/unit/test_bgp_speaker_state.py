@@ -133,6 +133,8 @@ def test_a_removed_neighbour_stays_configured_until_its_withdrawal_is_on_the_wir
     state.set_desired(msgspec.structs.replace(DESIRED, neighbours=()), 10.0)
     assert tor(state).state is SessionState.REMOVING
     assert state.neighbours_to_configure() == [TOR]
+    state.set_configured([TOR])
+    assert not state.applied, "the neighbour is still configured"
     assert [line.split()[2] for line in answer_all(state)] == ["withdraw"]
     state.tick(10.0)
     assert state.neighbours_to_configure() == [TOR], "the withdrawal was not reported as sent yet"
@@ -142,6 +144,7 @@ def test_a_removed_neighbour_stays_configured_until_its_withdrawal_is_on_the_wir
     state.tick(10.2)
     assert state.neighbours_to_configure() == []
     state.set_configured([])
+    assert state.applied
     assert head_of(state).sessions == ()
 
 
