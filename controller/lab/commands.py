@@ -201,7 +201,7 @@ def _errors() -> Iterator[None]:
     try:
         yield
     except LabError as error:
-        console.print(f"podroute lab: {error}", markup=False)
+        console.print(f"podroute lab: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(2 if error.reason in WRONG_USE else 1) from error
     except KeyboardInterrupt as interrupted:
         console.print("interrupted", markup=False)
