@@ -140,10 +140,7 @@ class Api:
                     await response.aread()
                     _refuse(asked, response)
                 async for line in response.aiter_lines():
-                    event = msgspec.json.decode(line)
-                    if event["type"] == "ERROR":
-                        _refuse_status(asked, event["object"])
-                    yield event
+                    yield _event(asked, line)
             finally:
                 await response.aclose()
         except (httpx2.HTTPError, OSError, ConfigError, msgspec.DecodeError) as error:
@@ -169,6 +166,13 @@ class Api:
         except (httpx2.HTTPError, OSError, ConfigError, msgspec.DecodeError) as error:
             raise errors.Unavailable(asked, _words(error)) from error
         return answer
+
+
+def _event(asked: str, line: str) -> Raw:
+    event: Raw = msgspec.json.decode(line)
+    if event["type"] == "ERROR":
+        _refuse_status(asked, event["object"])
+    return event
 
 
 def _words(error: Exception) -> str:

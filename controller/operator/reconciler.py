@@ -48,6 +48,7 @@ class Reconciler:
         self._dirty = asyncio.Event()
         self._relist: set[type[Resource]] = set(store.kinds)
         self._told: set[Invalid] = set()
+        self._took = 0.0
         self.memory = Memory(epoch="", unsettled_since=time.monotonic())
         self.may_write: Callable[[], bool] = lambda: False
         self.new_epoch: Callable[[], str] = lambda: ""
@@ -80,7 +81,7 @@ class Reconciler:
         wake_at: float | None = None
         while True:
             await self._wait(wake_at)
-            await asyncio.sleep(DEBOUNCE_SECONDS)
+            await asyncio.sleep(max(DEBOUNCE_SECONDS, self._took * REST_FACTOR))
             self._dirty.clear()
             started = time.monotonic()
             try:
@@ -113,8 +114,8 @@ class Reconciler:
                 return None
             started = time.monotonic()
             plan = operator_plan(inventory_of(self._store), self.memory, _moment())
-            took = time.monotonic() - started
-            self._metrics.plans.observe(took)
+            self._took = time.monotonic() - started
+            self._metrics.plans.observe(self._took)
             self._keep(plan)
             if plan.to_verify:
                 await self._verify(plan)
@@ -123,7 +124,6 @@ class Reconciler:
             await self._say(plan)
             if not has_news:
                 break
-            await asyncio.sleep(took * REST_FACTOR)
         else:
             # Somebody writes against us, or there is very much to do: rest before going on.
             self._dirty.set()

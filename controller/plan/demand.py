@@ -7,7 +7,7 @@ from controller.api.ippool import IPPool
 from controller.api.kubernetes import Node
 from controller.api.nodenetwork import NodeNetwork
 from controller.api.objects import Network, family_of
-from controller.plan.cidrs import network_of
+from controller.plan.cidrs import size_of
 from controller.plan.pools import reserved_inside
 
 
@@ -42,7 +42,7 @@ def wanted_addresses(pool: IPPool, node: Node, in_use: int, waiting: int) -> int
 
 def block_size_of(cidr: str, reserved: Mapping[str, tuple[Network, ...]]) -> int:
     """Addresses of a block that pods may get."""
-    size = network_of(cidr).num_addresses
+    size = size_of(cidr)
     if not reserved[family_of(cidr)]:
         return size
     return size - sum(part.num_addresses for part in reserved_inside(cidr, reserved))

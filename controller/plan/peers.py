@@ -6,7 +6,7 @@ lower address waits for the other to connect, or both would, and one connection 
 
 import ipaddress
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from controller.api.bgpconfiguration import BGPConfigurationSpec
@@ -112,18 +112,24 @@ def _peer_with_nodes(draft: _Draft, peer: BGPPeer, chosen: list[NodeFacts], fact
     draft.touched |= {each.name for each in others}
     far = peer.spec.as_number or draft.configuration.as_number
     near = peer.spec.local_asn or draft.configuration.as_number
+    for one, other in _pairs(chosen, others):
+        shared = [(address, other.address_of(family_of(address))) for address in one.addresses]
+        for address, opposite in shared:
+            if opposite is not None:
+                _add(draft, peer, _Ends(one.name, opposite, far, address, near, other.name))
+                _add(draft, peer, _Ends(other.name, address, near, opposite, far, one.name))
+
+
+def _pairs(some: Iterable[NodeFacts], others: Iterable[NodeFacts]) -> Iterator[tuple[NodeFacts, NodeFacts]]:
+    """Each two nodes once, none with itself, in a fixed order."""
     joined: set[frozenset[str]] = set()
-    for one in sorted(chosen, key=lambda each: each.name):
-        for other in sorted(others, key=lambda each: each.name):
+    ordered = sorted(others, key=lambda each: each.name)
+    for one in sorted(some, key=lambda each: each.name):
+        for other in ordered:
             pair = frozenset({one.name, other.name})
-            if one.name == other.name or pair in joined:
-                continue
-            joined.add(pair)
-            for address in one.addresses:
-                opposite = other.address_of(family_of(address))
-                if opposite is not None:
-                    _add(draft, peer, _Ends(one.name, opposite, far, address, near, other.name))
-                    _add(draft, peer, _Ends(other.name, address, near, opposite, far, one.name))
+            if len(pair) == 2 and pair not in joined:
+                joined.add(pair)
+                yield one, other
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from controller.api.ippool import IPPool
 from controller.api.ipreservation import IPReservation
 from controller.api.kubernetes import Namespace, Node
-from controller.api.objects import Network, family_of
+from controller.api.objects import Address, Network, family_of
 from controller.api.reasons import Reason
-from controller.plan.cidrs import network_of
+from controller.plan.cidrs import address_of, network_of
 from controller.plan.inventory import Inventory
 from controller.plan.nodes import internal_addresses
 
@@ -37,9 +37,10 @@ def pool_verdicts(inventory: Inventory) -> dict[str, Verdict]:
     """A verdict for each pool, by name."""
     holding = {block.spec.pool for block in inventory.blocks}
     addresses = [
-        (ipaddress.ip_address(address), node.metadata.name)
+        (address, node.metadata.name)
         for node in inventory.nodes
-        for address in internal_addresses(node)
+        for address in map(address_of, internal_addresses(node))
+        if address is not None
     ]
     services = [network_of(cidr) for cidr in inventory.service_ranges]
     verdicts: dict[str, Verdict] = {}
@@ -78,9 +79,7 @@ def _overlap_with_services(network: Network, services: Iterable[Network]) -> Ver
     return refusal(Reason.POOL_OVERLAPS_SERVICES, f"spec.cidr {network} overlaps the service range {other}")
 
 
-def _overlap_with_nodes(
-    network: Network, addresses: Iterable[tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, str]]
-) -> Verdict | None:
+def _overlap_with_nodes(network: Network, addresses: Iterable[tuple[Address, str]]) -> Verdict | None:
     other = next(((address, node) for address, node in addresses if address in network), None)
     if other is None:
         return None
