@@ -2,8 +2,8 @@
 
 import json
 import signal
-from subprocess import PIPE, Popen, run
 from collections.abc import Iterator
+from subprocess import PIPE, Popen, run
 
 import pytest
 from workloads import Pod, apply, deployment_manifest, eventually, pods
