@@ -49,12 +49,12 @@ class Shelf(Generic[R]):
 
     def replace(self, raws: Iterable[Mapping[str, Any]], version: int, since: int) -> Change:
         """The list `raws`, as of `version`, takes the place of everything; `since` is `highest` when it was asked for."""
-        rewound = version < since
+        listed = {key_of(raw): raw for raw in raws}
+        rewound = version < since or any(self._is_older(key, raw, since) for key, raw in listed.items())
         if rewound:
             self._versions.clear()
             self._graves.clear()
             self.highest = 0
-        listed = {key_of(raw): raw for raw in raws}
         gone = {key for key, known in self._versions.items() if key not in listed and known <= version}
         if rewound or not self.is_loaded:
             gone |= {key for key in (*self.objects, *self.invalid) if key not in listed}
@@ -64,6 +64,10 @@ class Shelf(Generic[R]):
         self.highest = max(self.highest, version)
         self.is_loaded = True
         return Change(self.kind, frozenset(changed), frozenset(removed), rewound)
+
+    def _is_older(self, key: str, raw: Mapping[str, Any], since: int) -> bool:
+        """Whether the list shows an older version of an object than was known when it was asked for: no honest server does."""
+        return version_of(raw) < self._versions.get(key, 0) <= since
 
     def apply(self, raw: Mapping[str, Any], *, is_delete: bool) -> Change:
         """One event. An older one than what is known changes nothing."""

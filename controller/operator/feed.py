@@ -41,6 +41,8 @@ class Feed:
         self._on_event = on_event
         self._on_relist = on_relist
         self._stop = threading.Event()
+        # Ends one run of kopf; another begins unless `_stop` is set, too.
+        self._round = threading.Event()
         self._thread = threading.Thread(target=self._run, name="kopf", daemon=True)
 
     def start(self) -> None:
@@ -50,11 +52,17 @@ class Feed:
     def stop(self, seconds: float) -> None:
         """Asks kopf to end and waits for that, but not for long: nothing is lost with it."""
         self._stop.set()
+        self._round.set()
         if self._thread.is_alive():
             self._thread.join(seconds)
 
+    def restart(self) -> None:
+        """Begins all watches anew: after a restored backup kopf would go on from a version yet to come, and hear nothing."""
+        self._round.set()
+
     def _run(self) -> None:
         while not self._stop.is_set():
+            self._round.clear()
             try:
                 asyncio.run(self._operate())
             except Exception as error:
@@ -63,7 +71,8 @@ class Feed:
             for kind in self._kinds:
                 if not self._stop.is_set():
                     self._on_relist(kind)
-            self._stop.wait(RESTART_SECONDS)
+            if not self._round.is_set():
+                self._stop.wait(RESTART_SECONDS)
 
     async def _operate(self) -> None:
         await kopf.operator(
@@ -71,7 +80,7 @@ class Feed:
             settings=_settings(),
             clusterwide=True,
             standalone=True,
-            stop_flag=self._stop,
+            stop_flag=self._round,
         )
 
     def _registry(self) -> kopf.OperatorRegistry:

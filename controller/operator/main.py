@@ -118,8 +118,9 @@ def run(options: Options) -> int:
     )
     for noisy in ("kopf", "httpx2", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    # It warns that it handles no signals, which is so on purpose.
-    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
+    # It reports each attempt to reach a server that is away, which is said once elsewhere, and that it handles no signals.
+    for noisy in ("kopf._cogs.clients", "kopf._core.reactor"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
     try:
         api = connect(options.kubeconfig, namespace=options.namespace)
     except KubeError as error:
@@ -161,6 +162,7 @@ class Operator:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         feed = self._feed(loop)
+        self._reconciler.on_rewound = feed.restart
         # Any of these ending by itself is an error, and ends the process: starting again is harmless.
         tasks: set[asyncio.Task[None]] = {
             asyncio.create_task(coroutine, name=name) for name, coroutine in self._parts(feed)

@@ -52,6 +52,7 @@ class Reconciler:
         self.memory = Memory(epoch="", unsettled_since=time.monotonic())
         self.may_write: Callable[[], bool] = lambda: False
         self.new_epoch: Callable[[], str] = lambda: ""
+        self.on_rewound: Callable[[], None] = lambda: None
 
     def on_event(self, event: WatchEvent) -> None:
         """An event of a watch."""
@@ -109,7 +110,8 @@ class Reconciler:
     async def _look(self) -> float | None:
         """Plans and writes until there is nothing left to write; gives when to look again at the latest."""
         for _ in range(MOST_PASSES):
-            await self._list_again(set(self._relist))
+            while self._relist:
+                await self._list_again(set(self._relist))
             if not self.may_write() or not self._store.is_loaded:
                 return None
             started = time.monotonic()
@@ -160,6 +162,7 @@ class Reconciler:
             log.error("%s: the server's history is older than what was seen: a restored backup?", kind.__name__)
             self.begin_term()
             self._relist.discard(kind)
+            self.on_rewound()
 
     async def _say(self, plan: OperatorPlan) -> None:
         now, wall = time.monotonic(), datetime.now(UTC)

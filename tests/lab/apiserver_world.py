@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +56,8 @@ def program_paths(report: Callable[[str], None] = print) -> dict[str, Path]:
 class World:
     """An API server with nothing in it. `kubectl` runs kubectl as the administrator; `kubeconfig` is the administrator's."""
 
-    def __init__(self, *, controllers: Iterable[str] = ()) -> None:
+    def __init__(self) -> None:
         self._paths = program_paths()
-        self._controllers = tuple(controllers)
         self.name = f"opr-{os.getpid()}-{next(_numbers)}"
         self.folder = Path(tempfile.mkdtemp(prefix=f"{self.name}-"))
         self.kubeconfig = self.folder / "admin.kubeconfig"
@@ -73,8 +72,6 @@ class World:
             self._prepare_files()
             self.start_etcd()
             self.start_server()
-            if self._controllers:
-                self._start_controllers()
         except BaseException:
             self.__exit__()
             raise
@@ -180,17 +177,38 @@ class World:
         """kill -9."""
         self._kill("kube-apiserver")
 
+    def save(self, name: str) -> None:
+        """Keeps a copy of everything that is stored; server and etcd are restarted for it."""
+        self._swap(lambda: shutil.copytree(self.folder / "etcd", self.folder / name))
+
+    def restore(self, name: str) -> None:
+        """Goes back to a copy, as after a restored backup: resourceVersions go backwards."""
+
+        def put_back() -> None:
+            shutil.rmtree(self.folder / "etcd")
+            shutil.copytree(self.folder / name, self.folder / "etcd")
+
+        self._swap(put_back)
+
+    def _swap(self, change: Callable[[], object]) -> None:
+        self._kill("kube-apiserver")
+        self._kill("etcd")
+        change()
+        self.start_etcd()
+        self.start_server()
+
     def log(self, name: str) -> str:
         """The end of a program's log."""
         return (self.folder / "log" / f"{name}.log").read_text()[-4000:]
 
-    def _start_controllers(self) -> None:
+    def start_controllers(self, *names: str) -> None:
+        """Starts some of Kubernetes' controllers. The garbage collector looks for new kinds every 30 s: install CRDs before."""
         self._start(
             "kube-controller-manager",
             f"--kubeconfig={self.kubeconfig}",
             "--leader-elect=false",
             "--secure-port=0",
-            f"--controllers={','.join(self._controllers)}",
+            f"--controllers={','.join(names)}",
         )
 
     def attempt(self, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:

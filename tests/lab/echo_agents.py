@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from controller.api import NodeNetwork
-from controller.api.nodenetwork import BlockClaim, BlockUsage, NodeNetworkStatus, PoolDemand
+from controller.api.nodenetwork import BlockClaim, BlockGrant, BlockUsage, NodeNetworkStatus, PoolDemand
 from controller.kube.client import Api, connect
 from controller.kube.errors import KubeError
 from controller.kube.reflector import Reflector, exponential
@@ -20,7 +20,7 @@ from controller.kube.writer import Writer
 
 
 class EchoAgents:
-    """All agents of a cluster, in a thread. Tests set `in_use` (by CIDR), `waiting` (by node, pool), `silent`, `claims` (by node)."""
+    """All agents, in a thread. Tests set `in_use` (by CIDR), `waiting` (by node, pool), `silent`, `claims` (by node)."""
 
     def __init__(self, kubeconfig: str) -> None:
         self._kubeconfig = kubeconfig
@@ -28,6 +28,7 @@ class EchoAgents:
         self.waiting: dict[tuple[str, str], int] = {}
         self.silent: set[str] = set()
         self.claims: dict[str, tuple[BlockClaim, ...]] = {}
+        self._held: dict[str, dict[str, BlockGrant]] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="echo-agents")
 
@@ -82,5 +83,13 @@ class EchoAgents:
             demand=tuple(PoolDemand(pool=p, in_use=u, waiting=w) for p, (u, w) in sorted(demand.items())),
             usage=tuple(usage),
             released=tuple(empty),
-            claims=self.claims.get(network.metadata.name, ()),
+            claims=(*self.claims.get(network.metadata.name, ()), *self._lost(network)),
         )
+
+    def _lost(self, network: NodeNetwork) -> list[BlockClaim]:
+        """Blocks that the node was granted, still uses, and finds in its spec no more."""
+        listed = {grant.cidr: grant for grant in network.spec.blocks}
+        held = self._held.setdefault(network.metadata.name, {})
+        lost = [g for cidr, g in sorted(held.items()) if cidr not in listed and self.in_use.get(cidr)]
+        self._held[network.metadata.name] = {**{g.cidr: g for g in lost}, **listed}
+        return [BlockClaim(cidr=g.cidr, uid=g.uid, pool=g.pool) for g in lost]

@@ -82,6 +82,17 @@ def test_a_server_with_an_older_history_is_believed_and_reported() -> None:
     assert not store.replace(IPPool, [pool("a", 40)], "55", store.highest(IPPool)).rewound
 
 
+def test_an_object_older_than_it_was_known_betrays_a_lost_history_though_the_list_is_newer() -> None:
+    store = store_with(pool("a", 90), pool("b", 20), version="100")
+    change = store.replace(IPPool, [pool("a", 40)], "120", store.highest(IPPool))
+    assert change.rewound
+    assert store.all(IPPool)[0].metadata.resource_version == "40"
+    since = store.highest(IPPool)
+    store.apply(event(pool("a", 130)))
+    assert not store.replace(IPPool, [pool("a", 40)], "121", since).rewound, "an event overtook the list"
+    assert store.all(IPPool)[0].metadata.resource_version == "130"
+
+
 def test_an_object_that_does_not_decode_keeps_its_last_good_version_and_is_named() -> None:
     store = store_with(pool("a", 1), pool("b", 2))
     broken = pool("a", 3)
