@@ -295,7 +295,7 @@ class Speaker:
         """The process id of the daemon, once it has started."""
         return wait_for(lambda: child_of(self.exabgp(), "start_daemon.py"), "the daemon under ExaBGP")
 
-    def sync(self, desired: Desired, seconds: float = 10.0) -> Observed:
+    def sync(self, desired: Desired, seconds: float = 30.0) -> Observed:
         """Sends a desired state as the agent's client does, but at once and synchronously."""
         deadline = time.monotonic() + seconds
         while True:
