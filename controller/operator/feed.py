@@ -7,9 +7,11 @@ and the reconciler lists for itself. Called by `controller.operator.main`.
 
 import asyncio
 import base64
+import contextlib
+import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,7 @@ class Feed:
         self._stop = threading.Event()
         # Ends one run of kopf; another begins unless `_stop` is set, too.
         self._round = threading.Event()
+        self._end: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
         self._thread = threading.Thread(target=self._run, name="kopf", daemon=True)
 
     def start(self) -> None:
@@ -52,13 +55,18 @@ class Feed:
     def stop(self, seconds: float) -> None:
         """Asks kopf to end and waits for that, but not for long: nothing is lost with it."""
         self._stop.set()
-        self._round.set()
+        self.restart()
         if self._thread.is_alive():
             self._thread.join(seconds)
 
     def restart(self) -> None:
         """Begins all watches anew: after a restored backup kopf would go on from a version yet to come, and hear nothing."""
         self._round.set()
+        if self._end is not None:
+            loop, event = self._end
+            # The loop may have ended by itself.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(event.set)
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -75,12 +83,17 @@ class Feed:
                 self._stop.wait(RESTART_SECONDS)
 
     async def _operate(self) -> None:
+        # An event of this loop: for a threading.Event kopf would wait in an executor's thread, which nothing can end, and a kopf
+        # that failed would never return.
+        self._end = (asyncio.get_running_loop(), end := asyncio.Event())
+        if self._round.is_set():
+            return
         await kopf.operator(
             registry=self._registry(),
             settings=_settings(),
             clusterwide=True,
             standalone=True,
-            stop_flag=self._round,
+            stop_flag=end,
         )
 
     def _registry(self) -> kopf.OperatorRegistry:
@@ -136,5 +149,13 @@ def _settings() -> kopf.OperatorSettings:
     settings.watching.connect_timeout = 10.0
     settings.watching.server_timeout = 300
     settings.networking.request_timeout = 30.0
-    settings.networking.error_backoffs = (0.2, 0.5, 1, 2, 4)
+    settings.networking.error_backoffs = _Backoffs()
     return settings
+
+
+class _Backoffs:
+    """Seconds between the attempts of a request: without end, as long as the API server may be away."""
+
+    def __iter__(self) -> Iterator[float]:
+        yield from (0.2, 0.5, 1.0, 2.0)
+        yield from itertools.repeat(3.0)
