@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 from router_tables import DropWatch, session_marks
 from traffic import Place, Traffic
-from workloads import CGROUPS, Pod, eventually, pods_on, ready_pod
+from workloads import CGROUPS, Pod, apply, eventually, pods_on, ready_pod
 
 from controller.lab.cluster import Lab
 from controller.lab.execute import wait_until
@@ -187,6 +187,24 @@ def api_server_away(lab: Lab, across: list[Pod], seconds: float) -> None:
                 wait_until(lambda: lab.kubectl("get", "--raw", "/readyz"), 30, "the API server is ready again")
         again = eventually(lambda: _with_new_addresses(lab, known), 40, "the pod is ready with its new addresses")
         assert len(again.addresses) == 2
+    the_operator_hears(lab)
+
+
+def the_operator_hears(lab: Lab) -> None:
+    """What is applied now is honoured soon, in every node's blocks that it concerns."""
+    block = next(b for b in lab.get("ipblocks")["items"] if ":" not in b["spec"]["cidr"])["spec"]
+    reserved = block["cidr"].split("/")[0] + "/32"
+    head = {"apiVersion": "podroute.dev/v1alpha1", "kind": "IPReservation", "metadata": {"name": "heard"}}
+    apply(lab, {**head, "spec": {"cidrs": [reserved]}})
+
+    def is_honoured() -> bool:
+        grants = lab.get("nodenetwork", block["node"]["name"])["spec"]["blocks"]
+        return any(reserved in grant.get("reserved", []) for grant in grants)
+
+    try:
+        eventually(is_honoured, 30, f"the reservation of {reserved} reaches its node")
+    finally:
+        lab.kubectl("delete", "ipreservation", "heard")
 
 
 def take_away(lab: Lab, machine: str, process: str) -> None:
