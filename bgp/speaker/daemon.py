@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from bgp.exabgp.events import Other, event_of
+from bgp.exabgp.events import Event, Other, event_of
 from bgp.prefixes import family_of
 from bgp.reasons import ProblemReason
 from bgp.speaker.paths import CONFIGURATION_NAME, LOG_SOCKET_NAME, SOCKET_NAME, STORE_NAME
@@ -82,7 +82,8 @@ class Daemon:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 error = task.exception()
-                log.warning("ending: %s", error or f"{task.get_name()} is over")
+                expected = error is None or isinstance(error, ReloadRefused | OSError)
+                log.warning("ending: %s: %s", task.get_name(), error or "over", exc_info=None if expected else error)
 
     # Orders
 
@@ -92,8 +93,12 @@ class Daemon:
         except (OSError, msgspec.DecodeError) as error:
             log.error("the stored state can't be read and is left out until the agent comes: %s", error)
             return
-        if desired is not None:
+        if desired is None:
+            return
+        try:
             self._accept(desired)
+        except Exception:  # a mistake of ours must not keep the agent from sending another order
+            log.exception("the stored state can't be followed and is left out until the agent comes")
 
     def _on_desired(self, desired: Desired) -> None:
         """Stores an order, then follows it. Raises OSError if it can't be stored; nothing has changed then."""
@@ -123,11 +128,16 @@ class Daemon:
         reader = await _pipe_reader(sys.stdin.fileno())
         while line := await reader.readline():
             self._record("line", line.decode(errors="replace"))
-            event = event_of(line)
-            if isinstance(event, Other) and event.unreadable:
-                log.error("an event of ExaBGP can't be read and is left out: %s", event.text)
-            self._state.on_event(event, time.monotonic())
+            self._on_event(event_of(line))
             self._work_due.set()
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, Other) and event.unreadable:
+            log.error("an event of ExaBGP can't be read and is left out: %s", event.text)
+        try:
+            self._state.on_event(event, time.monotonic())
+        except Exception:  # ending would bring the same event again, and every session down each time
+            log.exception("an event of ExaBGP can't be followed and is left out: %r", event)
 
     async def _read_log(self) -> None:
         reader, _ = await asyncio.open_unix_connection(self._run_dir / LOG_SOCKET_NAME)

@@ -5,6 +5,7 @@ A slow watcher holds nobody up: what it has not been told yet is a set of prefix
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -26,8 +27,9 @@ from bgp.speaker.state import SpeakerState
 from bgp.speaker.view import detail_of, head_of, observed_of
 from bgp.values import Desired, Observed
 
+log = logging.getLogger("speaker")
+
 DEBOUNCE_SECONDS = 0.02
-WATCHED_PER_LINE = 5000
 
 
 class _Watcher:
@@ -88,6 +90,9 @@ class Server:
                 writer.write(line_of(Stored(observed_of(self._state))))
             except OSError as error:
                 writer.write(line_of(Failed(f"can't store the desired state: {error}")))
+            except Exception as error:  # a mistake of ours: the client must hear that its order is not followed
+                log.exception("an order can't be followed")
+                writer.write(line_of(Failed(f"can't follow the desired state: {error!r}")))
         await writer.drain()
         return False
 
