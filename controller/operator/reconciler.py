@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 from controller.api.ipblock import IPBlock
 from controller.api.ippool import IPPool
+from controller.api.nodenetwork import NodeNetwork
 from controller.api.objects import Invalid, Resource
 from controller.api.reasons import Reason
 from controller.kube.client import Api
@@ -24,7 +25,7 @@ from controller.operator.applying import Applier
 from controller.operator.health import Metrics
 from controller.operator.inventory import BY_USERS, inventory_of
 from controller.plan.inventory import Memory, Moment
-from controller.plan.operator import OperatorPlan, operator_plan
+from controller.plan.operator import OperatorPlan, operator_plan, silent_nodes
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ DEBOUNCE_SECONDS = 0.05
 # After a look that took t seconds comes a rest of at least that many times t, so that a storm of changes costs a quarter of a core.
 REST_FACTOR = 3.0
 RETRY_SECONDS = 1.0
+ASK_AGAIN_SECONDS = 5.0
 MOST_PASSES = 12
 
 
@@ -115,10 +117,11 @@ class Reconciler:
             if not self.may_write() or not self._store.is_loaded:
                 return None
             started = time.monotonic()
-            plan = operator_plan(inventory_of(self._store), self.memory, _moment())
+            inventory = inventory_of(self._store)
+            plan = operator_plan(inventory, self.memory, _moment())
             self._took = time.monotonic() - started
             self._metrics.plans.observe(self._took)
-            self._keep(plan)
+            self._keep(plan, silent_nodes(inventory, self.memory.epoch))
             if plan.to_verify:
                 await self._verify(plan)
                 continue
@@ -130,19 +133,26 @@ class Reconciler:
             # Somebody writes against us, or there is very much to do: rest before going on.
             self._dirty.set()
         times = [at for at in (plan.wake_at, self._applier.wake_at) if at is not None]
+        if not self.memory.is_settled:
+            # Everybody waits for the agents' words: they are asked for, too, lest one of them was missed.
+            times.append(time.monotonic() + ASK_AGAIN_SECONDS)
+            self._relist.add(NodeNetwork)
         return min(times, default=None)
 
-    def _keep(self, plan: OperatorPlan) -> None:
+    def _keep(self, plan: OperatorPlan, silent: tuple[str, ...]) -> None:
         if self.memory.unsettled_since is not None and plan.memory.unsettled_since is None:
             waited = time.monotonic() - self.memory.unsettled_since
             log.info("settled after %.1f s: blocks may be granted", waited)
+            if silent:
+                log.warning("granting although the agents of these Ready nodes say nothing: %s", ", ".join(silent[:16]))
         self.memory = plan.memory
         self._metrics.settled.set(float(plan.memory.is_settled))
 
     async def _verify(self, plan: OperatorPlan) -> None:
         """Pools that were accepted in writing are granted from once a later list of pools and blocks shows them accepted still."""
         await self._list_again({IPPool, IPBlock})
-        self.memory = replace(self.memory, verified=self.memory.verified | plan.to_verify)
+        if self.memory.epoch == plan.memory.epoch:
+            self.memory = replace(self.memory, verified=self.memory.verified | plan.to_verify)
 
     async def _list_again(self, kinds: set[type[Resource]]) -> None:
         wanted = sorted(kinds, key=lambda kind: kind.__name__)

@@ -35,7 +35,8 @@ class Term:
                 self._on_begin()
             if was_held and not held:
                 log.warning(
-                    "this operator writes no more: the Lease is %s", self._lease.holder or "not renewed in time"
+                    "this operator writes no more: the Lease was not renewed in time; last holder: %s",
+                    self._lease.holder,
                 )
             was_held = held
             await asyncio.sleep(

@@ -79,10 +79,16 @@ def _settled(inventory: Inventory, memory: Memory, moment: Moment) -> Memory:
     """Settled once every Ready node's agent has echoed the epoch, or the time for it is over."""
     if memory.unsettled_since is None:
         return memory
-    echoes = {each.metadata.name: each.status.epoch for each in inventory.networks}
-    missing = [node for node in inventory.nodes if node.is_ready and echoes.get(node.metadata.name) != memory.epoch]
     is_over = moment.monotonic - memory.unsettled_since >= memory.settle_seconds
-    return replace(memory, unsettled_since=None) if is_over or not missing else memory
+    is_settled = is_over or not silent_nodes(inventory, memory.epoch)
+    return replace(memory, unsettled_since=None) if is_settled else memory
+
+
+def silent_nodes(inventory: Inventory, epoch: str) -> tuple[str, ...]:
+    """Ready nodes whose agent has not echoed the epoch."""
+    echoes = {each.metadata.name: each.status.epoch for each in inventory.networks}
+    ready = (node.metadata.name for node in inventory.nodes if node.is_ready)
+    return tuple(sorted(name for name in ready if echoes.get(name) != epoch))
 
 
 def _wake_at(memory: Memory, blocks: BlockPlan) -> float | None:
