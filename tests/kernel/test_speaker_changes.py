@@ -9,6 +9,7 @@ from bgp_routers import BIRD_AS, FRR_AS, OWN, bird_at, desired, frr_at, neighbou
 from bgp_world import Bird, Frr, Host, Speaker, World, wait_for
 
 from bgp.reasons import SessionReason
+from bgp.values import Family
 
 pytestmark = pytest.mark.root
 
@@ -91,8 +92,14 @@ def test_with_no_neighbours_left_everything_is_withdrawn_and_the_speaker_stays(s
     assert site.speaker.observed().routes == {}
 
 
+def is_complete(session):
+    """Both sides have said all that they have to say: nothing more changes by itself."""
+    return {*session.end_of_rib_sent} == {*session.settled} == {*Family}
+
+
 def test_the_same_order_twice_changes_nothing(site):
     site.wait_until_applied()
+    wait_for(lambda: is_complete(site.speaker.session("bird")), "both sides' end-of-RIB")
     before = site.speaker.observed()
     log = site.speaker.log.read_text()
     site.speaker.sync(desired(site.node, site.to_bird, generation=site.generation))
