@@ -52,7 +52,7 @@ bench: prepare ## Measure beside the references; writes bench.md.
 	$(BIN)/pytest -q -s tests/bench
 
 soak: prepare ## The long forms of the tests.
-	PODROUTE_SOAK=1 $(BIN)/pytest -q --durations=15 tests/unit tests/lab -m soak
+	$(BIN)/pytest -q --durations=15 tests -m soak
 
 generate: .venv/.ready ## Write the generated files anew: CRDs.
 	$(BIN)/python -m controller.api.crd manifests/crds

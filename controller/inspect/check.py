@@ -13,6 +13,7 @@ from enum import StrEnum
 import msgspec
 
 from controller.api import IPBlock
+from controller.api.objects import Network
 from controller.inspect.world import PodOnNode, World
 from controller.plan.node_report import NodeReport, ReportedPod
 
@@ -155,19 +156,25 @@ def _veth(node: str, veth: ReportedPod, by_uid: dict[str, PodOnNode]) -> Iterato
 
 
 def _addresses(world: World) -> Iterator[Found]:
+    held = [
+        (node, veth.link, address)
+        for node, report in world.reports.items()
+        for veth in report.pods
+        for address in veth.addresses
+    ]
+    own: dict[str, list[Network]] = defaultdict(list)
+    for block in world.blocks:
+        own[block.spec.node.name].append(ipaddress.ip_network(block.spec.cidr))
     holders: dict[str, set[str]] = defaultdict(set)
-    for node, report in world.reports.items():
-        own = [ipaddress.ip_network(b.spec.cidr) for b in world.blocks if b.spec.node.name == node]
-        for veth in report.pods:
-            for address in veth.addresses:
-                holders[address].add(f"{node}/{veth.link}")
-                if not any(ipaddress.ip_address(address) in network for network in own):
-                    yield Found(
-                        Finding.ADDRESS_OUTSIDE_BLOCKS,
-                        f"node {node}, interface {veth.link}",
-                        f"{address} is in no IPBlock of this node",
-                        "see NodeNetwork status.claims: the operator creates the block again, or shows BlockConflict",
-                    )
+    for node, link, address in held:
+        holders[address].add(f"{node}/{link}")
+        if not any(ipaddress.ip_address(address) in network for network in own[node]):
+            yield Found(
+                Finding.ADDRESS_OUTSIDE_BLOCKS,
+                f"node {node}, interface {link}",
+                f"{address} is in no IPBlock of this node",
+                "see NodeNetwork status.claims: the operator creates the block again, or shows BlockConflict",
+            )
     for address, links in sorted(holders.items()):
         if len(links) > 1:
             yield Found(

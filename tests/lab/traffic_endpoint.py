@@ -72,20 +72,22 @@ class Endpoint:
             return
         selector = selectors.DefaultSelector()
         selector.register(connection, selectors.EVENT_READ)
-        while not self.stopping.is_set():
-            try:
-                connection.sendall(b"x" * RECORD)
-                if selector.select(0.02):
-                    data = connection.recv(1 << 16)
-                    if not data:
-                        raise ConnectionError("the peer closed the stream")
-                    self.stream_bytes += len(data)
-                    self.stream.append(time.monotonic())
-            except OSError as error:
-                if not self.stopping.is_set():
-                    self.stream_errors.append(str(error))
-                return
-            time.sleep(0.02)
+        try:
+            while not self.stopping.is_set():
+                self.exchange(connection, selector)
+        except OSError as error:
+            if not self.stopping.is_set():
+                self.stream_errors.append(str(error))
+
+    def exchange(self, connection: socket.socket, selector: selectors.BaseSelector) -> None:
+        connection.sendall(b"x" * RECORD)
+        if selector.select(0.02):
+            data = connection.recv(1 << 16)
+            if not data:
+                raise ConnectionError("the peer closed the stream")
+            self.stream_bytes += len(data)
+            self.stream.append(time.monotonic())
+        time.sleep(0.02)
 
     def accepted(self) -> socket.socket | None:
         listener = socket.socket(self.family, socket.SOCK_STREAM)
