@@ -1,0 +1,289 @@
+"""CNI operations against the ledger (`controller.agent.attach`), with the kernel's effects replaced at their boundary."""
+
+import asyncio
+import ipaddress
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from controller.agent import attach
+from controller.agent.attach import Attachments
+from controller.agent.files import RunFolder
+from controller.agent.state import State
+from controller.api.clusternetwork import ClusterNetwork, ClusterNetworkSpec, PoolFlags
+from controller.api.ipblock import NodeReference
+from controller.api.nodenetwork import BlockGrant, NodeNetwork, NodeNetworkSpec
+from controller.api.objects import Metadata
+from controller.cni.request import Command, Configuration, Pod, Request
+from controller.cni.result import CniError, ErrorCode, Success
+from controller.kernel.values import Attachment, PodLink, host_interface_name
+from controller.plan.node import Local, Snapshot, plan_node
+from controller.plan.speaking import Surroundings
+
+BLOCKS = (
+    BlockGrant(cidr="10.244.0.0/30", uid="b4", pool="p4"),
+    BlockGrant(cidr="fd00:10:244::/126", uid="b6", pool="p6"),
+)
+CLUSTER = ClusterNetworkSpec(
+    pools=(
+        PoolFlags(name="p4", cidr="10.244.0.0/16", block_size=30),
+        PoolFlags(name="p6", cidr="fd00:10:244::/56", block_size=126),
+    )
+)
+
+
+class Kernel:
+    """Remembers what it was asked; `before_wire` may wait or fail."""
+
+    def __init__(self) -> None:
+        self.wired: dict[str, Attachment] = {}
+        self.removed: list[str] = []
+        self.before_wire: Callable[[], Awaitable[None]] | None = None
+
+    async def wire(self, netns: int, attachment: Attachment, mtu: int) -> None:
+        if self.before_wire:
+            await self.before_wire()
+        self.wired[host_interface_name(attachment.container_id, attachment.interface)] = attachment
+
+    def remove_later(self, name: str) -> None:
+        self.wired.pop(name, None)
+        self.removed.append(name)
+
+    async def problems(self, netns: int, attachment: Attachment, mtu: int) -> list[str]:
+        return []
+
+    async def links(self) -> list[PodLink]:
+        return [PodLink(name, 7, True, 1500, attachment) for name, attachment in self.wired.items()]
+
+
+class Node:
+    """An agent's state with a kernel that only remembers."""
+
+    def __init__(self, folder: Path, blocks: tuple[BlockGrant, ...] = BLOCKS) -> None:
+        self.now = 100.0
+        self.state = State("n0", RunFolder(folder), lambda: self.now)
+        self.kernel = Kernel()
+        self.attachments = Attachments(self.state, self.kernel)
+        self.grant(blocks)
+
+    def grant(self, blocks: tuple[BlockGrant, ...]) -> None:
+        """What the reconciler does when the operator grants blocks."""
+        spec = NodeNetworkSpec(node=NodeReference(name="n0"), blocks=blocks)
+        self.state.snapshot = Snapshot(
+            node=NodeNetwork(metadata=Metadata(name="n0"), spec=spec),
+            cluster=ClusterNetwork(metadata=Metadata(name="default"), spec=CLUSTER),
+        )
+        self.state.plan = plan_node(self.state.snapshot, Local((), self.state.ledger.occupied, Surroundings()))
+        self.state.blocks_changed.ring()
+
+    async def ask(self, command: Command, container: str = "c1", **configuration: object) -> Success | None:
+        request = Request(
+            command=command,
+            container_id=container,
+            interface="eth0",
+            netns="/run/netns/x",
+            netns_fd=9,
+            pod=Pod("default", "web", "uid"),
+            configuration=Configuration("1.1.0", "podroute", **configuration),
+        )
+        return await self.attachments.handle(request)
+
+    async def refused(self, command: Command, container: str = "c1", **configuration: object) -> CniError:
+        with pytest.raises(CniError) as error:
+            await self.ask(command, container, **configuration)
+        return error.value
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    return Node(tmp_path)
+
+
+def run(work: Awaitable[object]) -> None:
+    asyncio.run(asyncio.wait_for(work, 10))
+
+
+def test_an_addition_gives_one_address_of_each_family(node: Node) -> None:
+    async def story() -> None:
+        success = await node.ask(Command.ADD)
+        assert success is not None
+        assert [str(a) for a in success.addresses] == ["10.244.0.0", "fd00:10:244::"]
+        assert success.host_interface in node.kernel.wired
+
+    run(story())
+
+
+def test_a_second_addition_of_the_same_is_refused_and_one_of_another_container_is_not(node: Node) -> None:
+    async def story() -> None:
+        await node.ask(Command.ADD)
+        error = await node.refused(Command.ADD)
+        assert error.code is ErrorCode.INTERFACE_EXISTS
+        assert "c1" in error.message
+        assert "DEL" in error.remedy
+        assert await node.ask(Command.ADD, "c2") is not None
+
+    run(story())
+
+
+def test_deleting_twice_or_the_unknown_succeeds_and_the_addresses_rest(node: Node) -> None:
+    async def story() -> None:
+        await node.ask(Command.ADD)
+        for _ in range(2):
+            assert await node.ask(Command.DEL) is None
+        assert await node.ask(Command.DEL, "never seen") is None
+        assert not node.state.ledger.used
+        assert set(node.state.ledger.resting.values()) == {130.0}
+        assert node.state.folder.load_resting() == dict(node.state.ledger.resting)
+
+    run(story())
+
+
+def test_an_addition_waits_for_a_block_and_goes_on_when_one_is_granted(tmp_path: Path) -> None:
+    async def story() -> None:
+        node = Node(tmp_path, ())
+        adding = asyncio.create_task(node.ask(Command.ADD))
+        assert await node.state.report.wait(5)
+        assert list(node.state.waiting.values()) == [frozenset({"p4", "p6"})]
+        node.grant(BLOCKS)
+        success = await adding
+        assert success is not None
+        assert len(success.addresses) == 2
+        assert not node.state.waiting
+
+    run(story())
+
+
+def test_an_addition_that_waited_in_vain_says_try_again_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attach, "BLOCK_SECONDS", 0.0)
+
+    async def story() -> None:
+        node = Node(tmp_path, ())
+        error = await node.refused(Command.ADD)
+        assert error.code is ErrorCode.TRY_AGAIN
+        assert error.message.startswith("NoBlock: ")
+        assert "kubectl get ippools" in error.remedy
+        assert not node.state.waiting
+
+    run(story())
+
+
+def test_an_annotation_that_names_a_pool_which_does_not_serve_is_refused_at_once(node: Node) -> None:
+    async def story() -> None:
+        error = await node.refused(Command.ADD, annotations={"podroute.dev/pools": "other"})
+        assert error.code is ErrorCode.TRY_AGAIN
+        assert "podroute.dev/pools='other'" in error.message
+        success = await node.ask(Command.ADD, annotations={"podroute.dev/pools": "p6"})
+        assert success is not None
+        assert [address.version for address in success.addresses] == [6]
+
+    run(story())
+
+
+def test_a_failed_wiring_leaves_the_addresses_free(node: Node) -> None:
+    async def story() -> None:
+        async def fail() -> None:
+            raise CniError(ErrorCode.KERNEL, "no", "none")
+
+        node.kernel.before_wire = fail
+        await node.refused(Command.ADD)
+        assert node.state.ledger.occupied == frozenset()
+
+    run(story())
+
+
+def test_a_cancelled_addition_leaves_the_addresses_free(node: Node) -> None:
+    async def story() -> None:
+        begun = asyncio.Event()
+
+        async def stay() -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        node.kernel.before_wire = stay
+        adding = asyncio.create_task(node.ask(Command.ADD))
+        await begun.wait()
+        assert node.state.ledger.used
+        adding.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await adding
+        assert node.state.ledger.occupied == frozenset()
+
+    run(story())
+
+
+def test_a_deletion_waits_for_the_addition_of_the_same_container(node: Node) -> None:
+    async def story() -> None:
+        begun, go = asyncio.Event(), asyncio.Event()
+
+        async def slowly() -> None:
+            begun.set()
+            await go.wait()
+
+        node.kernel.before_wire = slowly
+        adding = asyncio.create_task(node.ask(Command.ADD))
+        await begun.wait()
+        deleting = asyncio.create_task(node.ask(Command.DEL))
+        node.kernel.before_wire = None
+        await node.ask(Command.ADD, "c2")
+        assert not deleting.done()
+        go.set()
+        assert await adding is not None
+        assert await deleting is None
+        assert [key[0] for key in set(node.state.ledger.used.values())] == ["c2"]
+
+    run(story())
+
+
+def test_collection_removes_what_the_runtime_no_longer_lists_and_nothing_else(node: Node) -> None:
+    async def story() -> None:
+        for container in ("c1", "c2", "c3"):
+            await node.ask(Command.ADD, container)
+        await node.ask(Command.GC, valid_attachments=frozenset({("c2", "eth0")}))
+        assert {attachment.container_id for attachment in node.kernel.wired.values()} == {"c2"}
+        assert {key[0] for key in node.state.ledger.used.values()} == {"c2"}
+
+    run(story())
+
+
+def test_check_knows_what_was_added_and_refuses_the_unknown(node: Node) -> None:
+    async def story() -> None:
+        await node.ask(Command.ADD)
+        assert await node.ask(Command.CHECK) is None
+        error = await node.refused(Command.CHECK, "c2")
+        assert error.code is ErrorCode.UNKNOWN_CONTAINER
+        assert "c2" in error.message
+
+    run(story())
+
+
+def test_status_fails_until_the_first_complete_pass_and_never_after(node: Node) -> None:
+    async def story() -> None:
+        error = await node.refused(Command.STATUS)
+        assert error.code is ErrorCode.NOT_AVAILABLE
+        node.state.ready.set()
+        assert await node.ask(Command.STATUS) is None
+        node.grant(())
+        assert await node.ask(Command.STATUS) is None
+
+    run(story())
+
+
+def test_a_block_that_vanished_keeps_its_pods_and_gives_no_new_address(node: Node) -> None:
+    async def story() -> None:
+        await node.ask(Command.ADD)
+        held = node.state.plan.blocks if node.state.plan else ()
+        other = (BlockGrant(cidr="10.244.1.0/30", uid="c4", pool="p4"), BLOCKS[1])
+        node.grant(other)
+        node.state.snapshot = msgspec.structs.replace(node.state.snapshot, held=held)
+        node.state.plan = plan_node(node.state.snapshot, Local((), node.state.ledger.occupied, Surroundings()))
+        assert node.state.plan is not None
+        assert BLOCKS[0] in node.state.plan.blocks
+        success = await node.ask(Command.ADD, "c2")
+        assert success is not None
+        assert success.addresses[0] in ipaddress.ip_network("10.244.1.0/30")
+
+    run(story())
