@@ -16,6 +16,7 @@ from rich.table import Table
 
 from controller.lab.bringup import Wanted
 from controller.lab.cluster import Lab
+from controller.lab.demo import start_demo
 from controller.lab.errors import LabError, Refusal
 from controller.lab.state import CNI_KINDS, Cni, lab_names
 from controller.lab.status import MachineStatus, Status, lab_status, picture
@@ -57,6 +58,8 @@ def up(
     )
     with _errors(), _terminated_as_interrupted(), _progress() as report:
         lab = Lab.up(wanted=wanted, report=report)
+        if cni == "podroute" and not wanted.bare:
+            start_demo(lab, report)
     _show(lab, output, hints=True)
 
 
