@@ -36,7 +36,10 @@ class Lease:
         self.terms = terms
         self._renewed: float | None = None
         self._seen: tuple[str, float] = ("", 0.0)
+        self._written = 0
         self.holder = ""
+        # Whether the server showed an older Lease than this process wrote: it lost history. Whoever acts on it resets it.
+        self.has_lost_history = False
 
     def is_held(self, now: float) -> bool:
         """Whether this process may write at `now` (monotonic seconds)."""
@@ -51,6 +54,7 @@ class Lease:
             raw = await self._api.get(LEASES, self._name, self._namespace)
         except NotFound:
             return await self._create(now, wall)
+        self.has_lost_history |= _version_of(raw) < self._written
         spec = raw.get("spec") or {}
         self.holder = spec.get("holderIdentity") or ""
         if self.holder != self._identity and not self._has_run_out(raw, now):
@@ -59,10 +63,11 @@ class Lease:
         transitions = int(spec.get("leaseTransitions") or 0) + (self.holder != self._identity)
         raw["spec"] = self._spec(wall, transitions, None if self.holder != self._identity else spec.get("acquireTime"))
         try:
-            await self._api.replace(LEASES, raw, self._namespace)
+            written = await self._api.replace(LEASES, raw, self._namespace)
         except Conflict:
             # Somebody else wrote between the two requests. What we hold lasts as long as it would have anyway.
             return self.is_held(now)
+        self._written = _version_of(written)
         self.holder = self._identity
         self._renewed = now
         return True
@@ -91,9 +96,12 @@ class Lease:
             "spec": self._spec(wall, 0, None),
         }
         try:
-            await self._api.create(LEASES, body, self._namespace)
+            written = await self._api.create(LEASES, body, self._namespace)
         except AlreadyExists:
             return False
+        # Ours is gone: somebody deleted it, or the server lost it with everything since.
+        self.has_lost_history |= self._written > 0
+        self._written = _version_of(written)
         self.holder = self._identity
         self._renewed = now
         return True
@@ -117,3 +125,8 @@ class Lease:
             "renewTime": stamp,
             "leaseTransitions": transitions,
         }
+
+
+def _version_of(raw: dict[str, Any]) -> int:
+    said = str(raw["metadata"].get("resourceVersion", ""))
+    return int(said) if said.isdigit() else 0

@@ -150,6 +150,8 @@ class Operator:
 
     def _on_begin(self) -> None:
         self._reconciler.begin_term()
+        # The watches may go on from a version that this server never had.
+        self._reconciler.on_rewound()
 
     def _on_recovered(self) -> None:
         # Deletes may have happened while no watch was open.

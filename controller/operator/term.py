@@ -13,7 +13,10 @@ log = logging.getLogger(__name__)
 
 
 class Term:
-    """Keeps the Lease renewed. `on_begin` is called when it was won, `on_recovered` when the server answers again after silence."""
+    """Keeps the Lease renewed. `on_begin` is called when it was won, and when the server lost what was written since.
+
+    `on_recovered` is called when the server answers again after silence.
+    """
 
     def __init__(self, lease: Lease, on_begin: Callable[[], None], on_recovered: Callable[[], None]) -> None:
         self._lease = lease
@@ -33,6 +36,12 @@ class Term:
             if held and not was_held:
                 log.info("this operator writes now: it holds the Lease")
                 self._on_begin()
+            elif held and self._lease.has_lost_history:
+                log.error(
+                    "the server shows an older Lease than was written: a restored backup? Everything is read anew"
+                )
+                self._on_begin()
+            self._lease.has_lost_history = False
             if was_held and not held:
                 log.warning(
                     "this operator writes no more: the Lease was not renewed in time; last holder: %s",
@@ -45,10 +54,12 @@ class Term:
 
     async def _renewed(self, was_held: bool) -> bool:
         try:
-            held = await self._lease.renew(time.monotonic(), datetime.now(UTC))
-        except KubeError as error:
+            # A server that is just starting, or half gone, may keep a request for long: better ask again than lose the Lease.
+            async with asyncio.timeout(max(1.0, self._lease.terms.renew)):
+                held = await self._lease.renew(time.monotonic(), datetime.now(UTC))
+        except (KubeError, TimeoutError) as error:
             if not self._is_silent:
-                log.warning("the Lease can't be renewed: %s", error)
+                log.warning("the Lease can't be renewed: %s", str(error) or "no answer in time")
             self._is_silent = True
             # Once lost, a term does not come back by itself: it begins anew with the next renewal.
             return was_held and self.may_write()

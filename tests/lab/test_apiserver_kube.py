@@ -239,6 +239,31 @@ def test_only_one_of_two_holds_the_lease_until_it_is_given_up_or_runs_out(world:
     run(world, body)
 
 
+def test_a_lease_older_than_the_one_written_betrays_a_restored_backup(world: World) -> None:
+    wall = datetime(2026, 1, 1, tzinfo=UTC)
+
+    async def written(api: Api, lease: Lease) -> None:
+        assert await lease.renew(0.0, wall)
+        assert await lease.renew(1.0, wall)
+        assert not lease.has_lost_history
+
+    async def renewed(api: Api, lease: Lease) -> None:
+        assert await lease.renew(2.0, wall)
+        assert lease.has_lost_history
+
+    lease = Lease(None, "history", "default", "one", LeaseTerms())  # type: ignore[arg-type]
+    world.save("before")
+    run(world, lambda api: written(api, with_api(lease, api)))
+    world.restore("before")
+    run(world, lambda api: renewed(api, with_api(lease, api)))
+
+
+def with_api(lease: Lease, api: Api) -> Lease:
+    """The same Lease over another connection: the first one ended with its event loop."""
+    lease._api = api
+    return lease
+
+
 def test_nothing_is_sent_once_the_lease_is_lost(world: World) -> None:
     async def body(api: Api) -> None:
         held = True

@@ -32,15 +32,15 @@ def test_after_a_restored_backup_no_block_is_given_twice_and_grants_go_on(
     world.apply(pool)
     wait_for(lambda: settled(world, names, 1), "one block a node")
     world.save("backup")
-    wait_for(lambda: settled(world, names, 1), "unchanged after the restart")
+    wait_for(lambda: settled(world, names, 1), "unchanged after the restart", 60)
     # What happens from here on is not in the backup: n1 gets a second block, and uses it.
     first = set(blocks_of(world, "n1"))
     agents.waiting["n1", "v4"] = 80
-    wait_for(lambda: len(blocks_of(world, "n1")) == 2, "a second block for n1")
+    wait_for(lambda: len(blocks_of(world, "n1")) == 2, "a second block for n1", 60)
     (late,) = set(blocks_of(world, "n1")) - first
     agents.waiting.clear()
     agents.in_use[late] = 40
-    wait_for(lambda: world.get("ippool", "v4")["status"]["inUse"] == 40, "the use is known")
+    wait_for(lambda: world.get("ippool", "v4")["status"]["inUse"] == 40, "the use is known", 60)
     lock = blocks_of(world)[late]["uid"]
     world.restore("backup")
     agents.waiting["n2", "v4"] = 80
