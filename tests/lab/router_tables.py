@@ -71,13 +71,22 @@ def session_marks(lab: Lab, router: str) -> dict[str, str]:
     if lab.is_bird(router):
         lines = lab.birdc(router, "show protocols").splitlines()
         rows = [line.split() for line in lines if " BGP " in line and line.startswith("n")]
-        return {row[0]: f"{row[4]} {row[-1]}" for row in rows}
+        return {row[0]: f"{row[-1]} {_connection(lab, router, row[0])}" for row in rows}
     neighbours = lab.vtysh(router, "show bgp neighbors json")
     return {
         name: f"{each['bgpState']} {each['connectionsEstablished']} {each['connectionsDropped']}"
         for name, each in neighbours.items()
         if each["remoteAs"] == 64512
     }
+
+
+def _connection(lab: Lab, router: str, session: str) -> str:
+    """The node's TCP port: BIRD's `since` wavers by as much as its loop is late, since two clocks are read one after the other."""
+    node, _, family = session.partition("_")
+    address = getattr(lab.topology.addresses(node), family)
+    peer = f"[{address}]:" if ":" in address else f"{address}:"
+    lines = lab.netns_exec(router, ["ss", "-Htn", "state", "established", "sport", "=", ":179"]).splitlines()
+    return " ".join(sorted(line.split()[3] for line in lines if line.split()[3].startswith(peer)))
 
 
 class DropWatch:

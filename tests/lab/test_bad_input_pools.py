@@ -1,0 +1,247 @@
+"""Bad pools, reservations and configurations: who refuses them, and that the nearest good one gives addresses to pods."""
+
+import ipaddress
+from collections.abc import Callable, Iterator
+
+import pytest
+from bad_input import Row, delete, found, hold, others_undisturbed, removed_after
+from cni_calls import POOLS_ANNOTATION, Container, address_from
+from refused_inputs import Body, body
+from workloads import apply, eventually
+
+from controller.lab.cluster import Lab
+from controller.lab.errors import LabError
+
+pytestmark = [pytest.mark.lab, pytest.mark.root]
+
+ON_N0 = {"matchLabels": {"kubernetes.io/hostname": "n0"}}
+NOBODYS = {"matchLabels": {"serves": "tests"}}
+SIZE = {4: 26, 6: 122}
+
+
+def pool(name: str, cidr: str, **spec: object) -> Body:
+    """A pool for n0 with a few free addresses."""
+    return body("IPPool", name, cidr=cidr, nodeSelector=ON_N0, headroom=8, **spec)
+
+
+def cidr(family: int, number: int, length: int = 0) -> str:
+    """A range that is no other row's."""
+    return f"10.245.{number}.0/{length or 24}" if family == 4 else f"fd00:10:245:{number}::/{length or 64}"
+
+
+def gives_addresses(name: str) -> Callable[[Lab], bool]:
+    """Whether a pod that asks for the pool gets an address in it."""
+
+    def served(lab: Lab) -> bool:
+        there = found(lab, body("IPPool", name))
+        blocks = [b for b in lab.get("ipblocks")["items"] if b["spec"]["pool"] == name]
+        if not blocks:
+            return False
+        (address,) = address_from(lab, "n0", name, f"bad-{name}"[:40])
+        return ipaddress.ip_address(address) in ipaddress.ip_network(there["spec"]["cidr"])
+
+    return served
+
+
+def row(name: str, bad: Body, words: tuple[str, ...], good: Body, by: str = "API server") -> tuple[str, Row]:
+    return name, Row(bad, words, good, gives_addresses(good["metadata"]["name"]), by)
+
+
+def rows(family: int) -> dict[str, Row]:
+    """The rows about pools, all of them for either family."""
+    v4, size, other = family == 4, SIZE[family], SIZE[10 - family]
+    f = f"v{family}"
+    host_bits = "10.245.1.1/24" if v4 else "fd00:10:245:1::1/64"
+    small, fits = ("10.245.3.0/27", 28) if v4 else ("fd00:10:245:3::/123", 124)
+    inside, beside = ("10.244.128.0/24" if v4 else "fd00:10:244:80::/64"), cidr(family, 4)
+    nodes, free = ("10.10.0.0/24", "10.10.50.0/24") if v4 else ("fd00:10:10::/64", "fd00:10:10:50::/64")
+    services, off = ("10.96.0.0/24", "10.97.0.0/24") if v4 else ("fd00:10:96::/112", "fd00:10:97::/112")
+    node, range_ = ("10.10.0.11", "10.96.0.0/16") if v4 else ("fd00:10:10::11", "fd00:10:96::/112")
+    lengths = "20 to 32 for IPv4" if v4 else "116 to 128 for IPv6"
+    return dict(
+        [
+            row(
+                f"host bits, {f}",
+                pool(f"bits-{f}", host_bits),
+                (f"bits-{f}", "spec.cidr", host_bits, "host bits are set", "write the network address"),
+                pool(f"bits-{f}", cidr(family, 1)),
+            ),
+            row(
+                f"block size of the other family, {f}",
+                pool(f"size-{f}", cidr(family, 2), blockSize=other),
+                (f"size-{f}", "spec", "blockSize", lengths),
+                pool(f"size-{f}", cidr(family, 2), blockSize=size),
+            ),
+            row(
+                f"block size outside the CIDR, {f}",
+                pool(f"small-{f}", small),
+                (f"small-{f}", "spec", "smaller than one block", "use a larger CIDR or a longer blockSize"),
+                pool(f"small-{f}", small, blockSize=fits),
+            ),
+            row(
+                f"overlap with an older pool, {f}",
+                pool(f"over-{f}", inside),
+                (f"IPPool over-{f}", "spec.cidr", inside, f"IPPool pods-{f}", "OverlapsPool", "create one with a CIDR"),
+                pool(f"beside-{f}", beside),
+                "Accepted",
+            ),
+            row(
+                f"overlap with a node's address, {f}",
+                pool(f"nodes-{f}", nodes),
+                (
+                    f"IPPool nodes-{f}",
+                    "spec.cidr",
+                    nodes,
+                    node,
+                    "Node n0",
+                    "OverlapsNodeAddress",
+                    "create a pool whose",
+                ),
+                pool(f"free-{f}", free),
+                "Accepted",
+            ),
+            row(
+                f"overlap with the services, {f}",
+                pool(f"services-{f}", services),
+                (f"services-{f}", "spec.cidr", services, range_, "OverlapsServiceRange", "outside the service range"),
+                pool(f"off-{f}", off),
+                "Accepted",
+            ),
+        ]
+    )
+
+
+ROWS = {**rows(4), **rows(6)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left(lab: Lab) -> Iterator[None]:
+    """When the addresses have rested, every pool of these tests is gone with its blocks."""
+    yield
+    eventually(
+        lambda: {p["metadata"]["name"] for p in lab.get("ippools")["items"]} == {"pods-v4", "pods-v6"},
+        90,
+        lambda: lab.kubectl("get", "ippools,ipblocks", "-o", "wide"),
+    )
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_bad_pool_is_refused_and_the_nearest_good_one_gives_addresses(lab: Lab, name: str) -> None:
+    hold(lab, ROWS[name])
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_an_immutable_field_stays_and_so_does_what_the_pool_serves(lab: Lab, family: int) -> None:
+    name = f"fixed-v{family}"
+    there = pool(name, cidr(family, 5), blockSize=SIZE[family])
+    served = gives_addresses(name)
+    with others_undisturbed(lab), removed_after(lab, there):
+        apply(lab, there)
+        eventually(lambda: served(lab), 20, f"{name} is served")
+        for field, value, remedy in (
+            ("cidr", cidr(family, 6), "cidr is immutable: create another pool and disable this one"),
+            ("blockSize", SIZE[family] + 1, "blockSize is immutable: create another pool"),
+        ):
+            with pytest.raises(LabError) as refusal:
+                apply(lab, {**there, "spec": {**there["spec"], field: value}})
+            for word in (f'IPPool "{name}"', f"spec.{field}", str(value), remedy):
+                assert word in str(refusal.value)
+            assert served(lab)
+        # What may change does: the pool grows ahead of a larger headroom.
+        apply(lab, {**there, "spec": {**there["spec"], "headroom": 100}})
+        eventually(lambda: blocks_of(lab, name) == 2, 15, f"{name} has two blocks")
+
+
+def blocks_of(lab: Lab, name: str) -> int:
+    return sum(block["spec"]["pool"] == name for block in lab.get("ipblocks")["items"])
+
+
+def test_an_exhausted_pool_names_the_node_that_waits_and_its_pod_is_told_to_try_again(lab: Lab) -> None:
+    last = lab.topology.node_names[-1]
+    # Room for one node of two, in either family; n0 has its block before the other node is selected.
+    single = {4: "10.245.7.0/26", 6: "fd00:10:245:7::/122"}
+    names = {family: f"scarce-v{family}" for family in single}
+    both = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["n0", last]}]}
+    bodies = [pool(names[family], single[family]) for family in single]
+    more = [body("IPPool", f"more-v{f}", cidr=cidr(f, 8), nodeSelector=both, headroom=8) for f in single]
+    with others_undisturbed(lab), removed_after(lab, *bodies, *more):
+        apply(lab, *bodies)
+        eventually(lambda: all(blocks_of(lab, name) == 1 for name in names.values()), 15, "n0 has the only blocks")
+        apply(lab, *({**each, "spec": {**each["spec"], "nodeSelector": both}} for each in bodies))
+        for name in names.values():
+            eventually(
+                lambda name=name: shortage(lab, name), 15, lambda name=name: f"{found(lab, body('IPPool', name))}"
+            )
+            message = shortage(lab, name)
+            for word in ("PoolExhausted", last, "1 blocks", "add a pool, or free blocks by scaling down"):
+                assert word in message
+            eventually(
+                lambda name=name: events(lab, last, "PoolExhausted", name), 15, f"an Event on Node {last} for {name}"
+            )
+        with Container(lab, last, "bad-scarce", {POOLS_ANNOTATION: ",".join(names.values())}) as container:
+            refused = container.call("ADD")
+            assert (refused.exit_code, refused.said["code"]) == (1, 11)
+            for word in ("NoBlock", f"node {last}", "scarce-v4", "scarce-v6", "kubectl get ippools"):
+                assert word in refused.words
+        # Those who have a block are served, and so is the node that waits once there is another pool.
+        for name in names.values():
+            assert gives_addresses(name)(lab)
+        apply(lab, *more)
+        eventually(
+            lambda: blocks_of(lab, "more-v4") >= 2 and blocks_of(lab, "more-v6") >= 2, 15, "both nodes have more"
+        )
+        with Container(lab, last, "bad-plenty", {POOLS_ANNOTATION: "more-v4,more-v6"}) as container:
+            assert len(container.call("ADD").addresses) == 2
+
+
+def shortage(lab: Lab, name: str) -> str:
+    for each in found(lab, body("IPPool", name)).get("status", {}).get("conditions", []):
+        if each["type"] == "Available" and each["status"] == "False" and each["reason"] == "PoolExhausted":
+            return f"{each['reason']}: {each['message']}"
+    return ""
+
+
+def events(lab: Lab, node: str, reason: str, word: str) -> bool:
+    there = lab.get("events", "-A", "--field-selector", f"involvedObject.kind=Node,involvedObject.name={node}")["items"]
+    return any(each["reason"] == reason and word in each["message"] for each in there)
+
+
+RESERVED = {4: "10.245.9.0/28", 6: "fd00:10:245:9::/124"}
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_reservation_outside_all_pools_says_so_and_one_inside_is_never_given_out(lab: Lab, family: int) -> None:
+    within = pool(f"kept-v{family}", cidr(family, 9))
+    outside = "198.51.100.0/28" if family == 4 else "2001:db8::/124"
+    base, length = RESERVED[family].split("/")
+    host_bits = f"{ipaddress.ip_address(base) + 1}/{length}"
+
+    def served(lab: Lab) -> bool:
+        grants = lab.get("nodenetwork", "n0")["spec"]["blocks"]
+        if not any(RESERVED[family] in grant.get("reserved", []) for grant in grants):
+            return False
+        (address,) = address_from(lab, "n0", f"kept-v{family}", "bad-kept")
+        return ipaddress.ip_address(address) not in ipaddress.ip_network(RESERVED[family])
+
+    with removed_after(lab, within):
+        apply(lab, within)
+        good = body("IPReservation", f"keep-v{family}", cidrs=[RESERVED[family]])
+        for bad, words, by in (
+            (host_bits, ("spec.cidrs[0]", host_bits, "host bits are set"), "API server"),
+            (outside, ("OutsidePools", "spec.cidrs", outside, "correct spec.cidrs or create the pool"), "Accepted"),
+        ):
+            hold(lab, Row(body("IPReservation", f"keep-v{family}", cidrs=[bad]), words, good, served, by))
+
+
+def test_only_the_configuration_named_default_is_taken(lab: Lab) -> None:
+    good = body("BGPConfiguration", "default", nodeMesh="Auto")
+
+    def served(lab: Lab) -> bool:
+        return found(lab, good).get("status", {}).get("conditions", [{}])[0].get("status") == "True"
+
+    try:
+        hold(
+            lab, Row(body("BGPConfiguration", "others"), ('BGPConfiguration "others"', "name it default"), good, served)
+        )
+    finally:
+        delete(lab, good)
