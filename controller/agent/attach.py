@@ -107,11 +107,17 @@ class Attachments:
                     return answer
                 left = deadline - state.clock()
                 if left <= 0 or answer.reason is NoAddress.NO_POOL:
-                    raise CniError(ErrorCode.TRY_AGAIN, f"{answer.reason}: {answer.message}", _REMEDIES[answer.reason])
+                    raise CniError(ErrorCode.TRY_AGAIN, self._words(answer, key), _REMEDIES[answer.reason])
                 await self._wait_for_blocks(left)
         finally:
             if state.waiting.pop(key, None) is not None:
                 state.report.ring()
+
+    def _words(self, answer: Refusal, key: Key) -> str:
+        """The refusal with the node, and the pools that could have served: many nodes' messages end in one place."""
+        pools = ", ".join(sorted(self._state.waiting.get(key, ())))
+        where = f"node {self._state.node}, IPPool {pools}" if pools else f"node {self._state.node}"
+        return f"{answer.reason}: {where}: {answer.message}"
 
     def _try_assign(self, request: Request, key: Key) -> Assigned | Refusal:
         state = self._state
