@@ -65,16 +65,30 @@ class Keeper:
         state = self._state
         troubled = [reflector.trouble for reflector in self._reflectors if reflector.trouble]
         state.set_trouble("api", Trouble(Reason.SNAPSHOT_STALE, str(troubled[0])) if troubled else None)
-        node = self._store.get(NodeNetwork, state.node) or state.snapshot.node
+        found = self._store.get(NodeNetwork, state.node)
+        node = found or state.snapshot.node
         cluster = self._store.get(ClusterNetwork, CLUSTER) or state.snapshot.cluster
         if change.removed:
             log.warning("%s %s is gone: the last one stays in force", change.kind.__name__, ", ".join(change.removed))
         for invalid in self._store.invalid():
             log.error("%s %s, field %s: %s", invalid.kind, invalid.name, invalid.field, invalid.message)
-        if node != state.snapshot.node or cluster != state.snapshot.cluster:
-            is_news = _spec(node) != _spec(state.snapshot.node) or cluster != state.snapshot.cluster
-            self._take(msgspec.structs.replace(state.snapshot, node=node, cluster=cluster), is_news=is_news)
+        missing_since = self._missing_since(found)
+        snapshot = msgspec.structs.replace(state.snapshot, node=node, cluster=cluster, missing_since=missing_since)
+        if snapshot != state.snapshot:
+            is_news = (
+                _spec(node) != _spec(state.snapshot.node) or snapshot.missing_since != state.snapshot.missing_since
+            )
+            self._take(snapshot, is_news=is_news or cluster != state.snapshot.cluster)
             self._secrets.ring()
+
+    def _missing_since(self, found: NodeNetwork | None) -> float | None:
+        """Since when the API server says that there is no such object; what it says while it is away does not count."""
+        before = self._state.snapshot.missing_since
+        if found is not None:
+            return None
+        if self._store.shelf(NodeNetwork).is_loaded and self._state.snapshot.node is not None:
+            return self._state.clock() if before is None else before
+        return before
 
     def _take(self, snapshot: Snapshot, *, is_news: bool) -> None:
         state = self._state

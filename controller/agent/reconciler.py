@@ -130,7 +130,7 @@ class Reconciler:
         networks = tuple(dict.fromkeys(str(network) for network, _ in readback.links))
         occupied = self._state.ledger.occupied
         pods_complete = tuple(link for link in readback.pods if link.name in self._state.wired)
-        return Local(pods_complete, occupied, Surroundings(addresses, networks))
+        return Local(pods_complete, occupied, Surroundings(addresses, networks), self._state.clock())
 
     def _adopt_removals(self, links: Iterable[PodLink]) -> None:
         """Releases the addresses of pods whose veth is gone: their namespace went without a DEL."""

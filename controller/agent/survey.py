@@ -40,7 +40,7 @@ def survey(run_dir: Path, speaker_socket: str) -> NodeReport:
     resting = {address: until for address, until in folder.load_resting().items() if until > now}
     actual, links, uplinks = routes.read_routes(), pods.read_pods(), surroundings.uplinks()
     on_link = tuple((network, uplink.name) for uplink in uplinks for network in uplink.networks)
-    local = Local(tuple(links), _occupied(links) | frozenset(resting), _surroundings(uplinks))
+    local = Local(tuple(links), _occupied(links) | frozenset(resting), _surroundings(uplinks), now)
     plan = plan_node(snapshot, local)
     table = route_table(plan.routes, (speaker.observed if speaker else Observed()).routes, on_link) if plan else {}
     return NodeReport(

@@ -70,6 +70,10 @@ class NodeNetworkSpec(Struct, frozen=True, kw_only=True, rename="camel", omit_de
     hold_time: Annotated[int, Meta(description="Seconds, for mesh sessions.")] = 9
     graceful_restart_time: Annotated[int, Meta(description="Seconds, for mesh sessions.")] = 120
     mesh: Annotated[bool, Meta(description="The node is in the node mesh.")] = False
+    deleted_node_grace: Annotated[
+        int,
+        Meta(description="Seconds after which the node gives its blocks up if this object is gone: others get them then."),
+    ] = 900
     blocks: Annotated[tuple[BlockGrant, ...], Meta(description="The node's blocks.", max_length=4096)] = ()
     sessions: Annotated[
         tuple[SessionSpec, ...], Meta(description="Sessions that BGPPeers ask for.", max_length=1024)

@@ -22,13 +22,15 @@ from controller.plan.speaking import Holding, Surroundings, desired_for
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the API server last said, and the blocks that the node holds; kept in /run for when it is away.
 
-    `held` are all blocks that were granted and not yet given back, whether or not `node` still lists them.
+    `held` are all blocks that were granted and not yet given back, whether or not `node` still lists them. `missing_since` is
+    when the API server first said that there is no such NodeNetwork (CLOCK_MONOTONIC seconds); `node` is the last one then.
     """
 
     node: NodeNetwork | None = None
     cluster: ClusterNetwork | None = None
     passwords: dict[str, str] = {}
     held: tuple[BlockGrant, ...] = ()
+    missing_since: float | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -38,16 +40,20 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """What the node itself says: its pods, addresses that are in use or rest, and its networks."""
+    """What the node itself says: its pods, addresses that are in use or rest, its networks, and the time (CLOCK_MONOTONIC)."""
 
     pods: tuple[PodLink, ...]
     occupied: frozenset[Address]
     surroundings: Surroundings
+    now: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class NodePlan:
-    """Everything that follows for kernel and speaker. `routes` lack the learned ones."""
+    """Everything that follows for kernel and speaker. `routes` lack the learned ones.
+
+    `generation` and `epoch` are those of the NodeNetwork that it follows from.
+    """
 
     routes: tuple[Route, ...]
     rules: Rules
@@ -55,6 +61,8 @@ class NodePlan:
     blocks: tuple[BlockGrant, ...]
     withdrawn: frozenset[str] = field(default_factory=frozenset)
     claims: tuple[BlockClaim, ...] = ()
+    generation: int = 0
+    epoch: str = ""
 
 
 def plan_node(snapshot: Snapshot, local: Local) -> NodePlan | None:
@@ -62,8 +70,7 @@ def plan_node(snapshot: Snapshot, local: Local) -> NodePlan | None:
     node, cluster = snapshot.node, snapshot.cluster
     if node is None or cluster is None:
         return None
-    blocks = held_blocks(snapshot.held, node.spec.blocks, local.occupied)
-    blocks = (*blocks, *_unknown_blocks(blocks, cluster.spec, local.pods))
+    blocks = () if is_given_up(snapshot, local.now) else held_blocks(snapshot.held, node.spec.blocks, local.occupied)
     leaving = leaving_blocks(blocks, local.occupied)
     holding = Holding(blocks, leaving)
     return NodePlan(
@@ -72,8 +79,17 @@ def plan_node(snapshot: Snapshot, local: Local) -> NodePlan | None:
         desired=desired_for(node.spec, cluster.spec, snapshot.passwords, holding, local.surroundings),
         blocks=blocks,
         withdrawn=leaving,
-        claims=_claims(blocks, node.spec.blocks, local.pods),
+        claims=_claims(blocks, node.spec.blocks, cluster.spec, local.pods),
+        generation=node.metadata.generation,
+        epoch=node.spec.epoch,
     )
+
+
+def is_given_up(snapshot: Snapshot, now: float) -> bool:
+    """Whether the NodeNetwork has been gone for so long that the operator gives its blocks to others."""
+    if snapshot.missing_since is None or snapshot.node is None:
+        return False
+    return now - snapshot.missing_since >= snapshot.node.spec.deleted_node_grace
 
 
 def held_blocks(
@@ -93,7 +109,10 @@ def held_blocks(
 def _unknown_blocks(
     blocks: Iterable[BlockGrant], cluster: ClusterNetworkSpec, pods: Iterable[PodLink]
 ) -> list[BlockGrant]:
-    """Blocks that pods have addresses of and nobody granted, as far as the node knows: its files were lost."""
+    """Blocks that pods have addresses of and nobody granted, as far as the node knows.
+
+    They are claimed and not announced: they may be another node's by now.
+    """
     known = [ipaddress.ip_network(block.cidr) for block in blocks]
     pools = [(ipaddress.ip_network(pool.cidr), pool) for pool in cluster.pools]
     found: dict[Network, BlockGrant] = {}
@@ -140,10 +159,13 @@ def _distinct(networks: Iterable[Network]) -> tuple[Network, ...]:
 
 
 def _claims(
-    blocks: Iterable[BlockGrant], granted: Iterable[BlockGrant], pods: Iterable[PodLink]
+    blocks: tuple[BlockGrant, ...],
+    granted: Iterable[BlockGrant],
+    cluster: ClusterNetworkSpec,
+    pods: tuple[PodLink, ...],
 ) -> tuple[BlockClaim, ...]:
     known = {block.cidr for block in granted}
-    lost = [block for block in blocks if block.cidr not in known]
+    lost = [*(block for block in blocks if block.cidr not in known), *_unknown_blocks(blocks, cluster, pods)]
     used = occupancy(lost, (a for pod in pods if pod.attachment for a in pod.attachment.addresses))
     return tuple(BlockClaim(cidr=block.cidr, uid=block.uid, pool=block.pool) for block in lost if used[block.cidr])
 

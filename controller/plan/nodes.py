@@ -122,6 +122,7 @@ def node_network_spec(facts: NodeFacts, configuration: BGPConfigurationSpec, par
         listen_port=configuration.listen_port,
         hold_time=configuration.hold_time,
         graceful_restart_time=configuration.graceful_restart.time,
+        deleted_node_grace=configuration.grace_periods.deleted_node,
         mesh=part.mesh,
         blocks=part.blocks,
         sessions=part.sessions,

@@ -57,8 +57,9 @@ def node_status(
     usage = occupancy(plan.blocks, seen.occupied)
     up = sum(session.state == SessionState.ESTABLISHED for session in sessions)
     return NodeNetworkStatus(
-        epoch=node.spec.epoch,
-        observed_generation=node.metadata.generation,
+        # Of the plan, not of the latest object: what is reported is what was applied.
+        epoch=plan.epoch,
+        observed_generation=plan.generation,
         pods=seen.pods,
         sessions=sessions,
         session_summary=f"{up}/{len(sessions)}",

@@ -1,6 +1,7 @@
 """What a node is to do (`controller.plan.node`, `speaking`, `learned`, `drift`)."""
 
 import ipaddress
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -185,6 +186,18 @@ def test_a_block_that_vanished_with_pods_in_it_stays_announced_and_is_claimed_un
 def test_a_pod_in_a_block_that_nobody_remembers_claims_it() -> None:
     claimed = plan(node(blocks=(V6,)), local(pod("10.244.9.70")))
     assert claimed.claims == (BlockClaim(cidr="10.244.9.64/26", uid="", pool="p4"),)
+    assert claimed.blocks == (V6,)
+
+
+def test_a_node_whose_object_is_gone_keeps_its_blocks_for_the_grace_period_and_then_gives_them_up() -> None:
+    network = node(sessions=(TOR4, TOR6))
+    here = local(pod("10.244.0.70"))
+    within = plan(network, replace(here, now=1899.0), missing_since=1000.0, held=(V4, V6))
+    assert within.blocks == (V4, V6)
+    after = plan(network, replace(here, now=1900.0), missing_since=1000.0, held=(V4, V6))
+    assert after.blocks == ()
+    assert not any(neighbour.announcements for neighbour in after.desired.neighbours)
+    assert [str(route.prefix) for route in after.routes] == ["10.244.0.70/32"]
 
 
 def test_a_learned_route_goes_by_the_links_its_next_hops_are_on() -> None:
