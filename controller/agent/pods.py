@@ -8,7 +8,7 @@ import asyncio
 import functools
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from controller.agent.state import State
@@ -34,6 +34,8 @@ class PodEffects:
         self._state = state
         self._wiring = ThreadPoolExecutor(1, "wiring")
         self._removing = ThreadPoolExecutor(4, "removing")
+        # Removals under way, by the link's name: an addition of the same container gets a link of the same name.
+        self._leaving: dict[str, Future[None]] = {}
 
     def close(self) -> None:
         """Waits for what was begun."""
@@ -67,10 +69,13 @@ class PodEffects:
                 log.warning("interface %s has no readable alias and no addition holds it: removed", name)
                 self.remove_later(name)
             suspects = nameless
+            self._leaving = {name: removal for name, removal in self._leaving.items() if not removal.done()}
 
     async def wire(self, netns: int, attachment: Attachment, mtu: int) -> None:
         """See `PodKernel.wire`."""
         name = host_interface_name(attachment.container_id, attachment.interface)
+        if name in self._leaving:
+            await asyncio.shield(asyncio.wrap_future(self._leaving[name]))
         work = asyncio.ensure_future(self._on(self._wiring, lambda: pods.wire_pod(netns, attachment, mtu)))
         try:
             # The thread can't be stopped: a cancelled addition waits for it and takes the veth away again.
@@ -96,7 +101,7 @@ class PodEffects:
     def remove_later(self, name: str) -> None:
         """See `PodKernel.remove_later`."""
         self._state.wired.discard(name)
-        self._removing.submit(_removed, name)
+        self._leaving[name] = self._removing.submit(_removed, name)
 
     async def problems(self, netns: int, attachment: Attachment, mtu: int) -> list[str]:
         """See `PodKernel.problems`."""

@@ -168,3 +168,13 @@ def test_a_pod_that_was_deleted_while_the_agent_was_away_leaves_nothing(lab: Lab
             lab.node(NODE).run(["ip", "netns", "add", "bad-gone"])
         is_served(container)
     eventually(lambda: veths(lab) == before, 15, "nothing is left")
+
+
+def test_an_addition_right_after_a_deletion_keeps_its_interface(container: Container) -> None:
+    # Both have one container id, so the link that is still being removed has the new one's name.
+    for _ in range(5):
+        is_served(container)
+    answer = container.call("ADD")
+    assert container.call("CHECK", configuration(prevResult=answer.said)) == Answer(0, {})
+    for address in answer.addresses:
+        container.lab.netns_exec(NODE, ["ping", "-c3", "-i0.1", "-W2", address])
