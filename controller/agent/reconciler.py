@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import msgspec
@@ -98,7 +98,7 @@ class Reconciler:
         # Wired before the kernel was read: a route of theirs that was not found then is drift.
         wired = frozenset(state.wired)
         readback = await self._on_worker(_read)
-        self._adopt_removals(readback.pods)
+        self._adopt_removals(readback.pods, wired)
         plan = plan_node(state.snapshot, self._local(readback))
         if plan is None:
             return
@@ -106,6 +106,7 @@ class Reconciler:
         state.mtu = self._mtu(readback.uplinks)
         self._remember_held(plan)
         table = route_table(plan.routes, state.observed.routes, readback.links)
+        readback = replace(readback, routes=self._without_additions(readback.routes))
         outcome = await self._on_worker(lambda: self._write(plan, readback, table, wired))
         state.applied = outcome.applied
         self._count(outcome.drifts)
@@ -132,13 +133,26 @@ class Reconciler:
         pods_complete = tuple(link for link in readback.pods if link.name in self._state.wired)
         return Local(pods_complete, occupied, Surroundings(addresses, networks), self._state.clock())
 
-    def _adopt_removals(self, links: Iterable[PodLink]) -> None:
-        """Releases the addresses of pods whose veth is gone: their namespace went without a DEL."""
+    def _without_additions(self, found: list[Route]) -> list[Route]:
+        """Leaves out routes of additions under way: the plan has only pods that are complete, so they would look surplus."""
+        used = self._state.ledger.used.items()
+        in_flight = {address for address, key in used if host_interface_name(*key) not in self._state.wired}
+        return [
+            route
+            for route in found
+            if route.prefix.prefixlen < route.prefix.max_prefixlen or route.prefix.network_address not in in_flight
+        ]
+
+    def _adopt_removals(self, links: Iterable[PodLink], wired: frozenset[str]) -> None:
+        """Releases the addresses of pods whose veth is gone: their namespace went without a DEL.
+
+        `wired` were complete before `links` were read: one that was made since is not missing.
+        """
         state = self._state
         present = {link.name for link in links}
         for key in set(state.ledger.used.values()):
             name = host_interface_name(*key)
-            if name in state.wired and name not in present:
+            if name in wired and name in state.wired and name not in present:
                 state.wired.discard(name)
                 state.ledger.release(key, state.clock())
                 state.folder.store_resting(state.ledger.resting)
