@@ -1,0 +1,155 @@
+"""A router more on a rack's segment: BIRD in a network namespace of its own, which announces and expects what a test wants.
+
+Sessions with it leave the lab's ToRs as they are. It waits for nodes on two addresses of each family; sessions with the second
+are protected by PASSWORD.
+"""
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from workloads import eventually
+
+from controller.lab.cluster import Lab
+
+SPARE_AS = 65100
+NODE_AS = 64512
+PASSWORD = "correct-horse"
+# Always the same: a node remembers for a while who had the address.
+MAC = "02:00:00:00:00:c8"
+OPEN_HOST, GUARDED_HOST, SILENT_HOST = 200, 201, 202
+
+
+@dataclass
+class SpareRouter:
+    """Enter it to have it run; leaving it ends BIRD and removes the namespace."""
+
+    lab: Lab
+    rack: int = 0
+    announced: tuple[str, ...] = ()
+    _folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="spare-")))
+    _bird: subprocess.Popen[bytes] | None = None
+
+    @property
+    def namespace(self) -> str:
+        """Its network namespace."""
+        return f"{self.lab.name}-spare{self.rack}"
+
+    def address(self, family: int, host: int = OPEN_HOST) -> str:
+        """Its address of that family; `host` chooses between open and guarded, or names one that is nobody's."""
+        pair = self.lab.topology.rack_subnet(self.rack).host(host)
+        return pair.v4 if family == 4 else pair.v6
+
+    def __enter__(self) -> Self:
+        try:
+            self._plug_in()
+            (self._folder / "bird.conf").write_text(self._configuration())
+            argv = ["bird", "-f", "-c", str(self._folder / "bird.conf"), "-s", str(self._folder / "ctl")]
+            with (self._folder / "log").open("wb") as log:
+                self._bird = subprocess.Popen(
+                    ["ip", "netns", "exec", self.namespace, *argv], stdout=log, stderr=log, start_new_session=True
+                )
+            eventually((self._folder / "ctl").exists, 10, (self._folder / "log").read_text)
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bird is not None:
+            self._bird.terminate()
+            self._bird.wait(10)
+        subprocess.run(["ip", "netns", "del", self.namespace], check=False)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _plug_in(self) -> None:
+        """One end of a veth on the segment's bridge, the other here with all four addresses."""
+        segment = self.lab.topology.namespace(f"rack{self.rack}")
+        _ip("netns", "add", self.namespace)
+        _ip(
+            "-n",
+            segment,
+            "link",
+            "add",
+            "spare",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "address",
+            MAC,
+            "netns",
+            self.namespace,
+        )
+        _ip("-n", segment, "link", "set", "spare", "master", "br0", "up")
+        for host in (OPEN_HOST, GUARDED_HOST):
+            _ip("-n", self.namespace, "address", "add", f"{self.address(4, host)}/24", "dev", "eth0")
+            _ip("-n", self.namespace, "address", "add", f"{self.address(6, host)}/64", "dev", "eth0", "nodad")
+        _ip("-n", self.namespace, "link", "set", "eth0", "up")
+
+    def _configuration(self) -> str:
+        sessions = "".join(
+            _session(f"{node}_{family}_{host}", self.address(family, host), address, host == GUARDED_HOST)
+            for node in self.lab.topology.nodes_in(self.rack)
+            for family, address in zip((4, 6), self.lab.topology.addresses(node), strict=True)
+            for host in (OPEN_HOST, GUARDED_HOST)
+        )
+        return f"router id {self.address(4)};\nlog stderr all;\nprotocol device {{ }}\n{self._statics()}{sessions}"
+
+    def _statics(self) -> str:
+        return "".join(
+            f"protocol static statics{family} {{ ipv{family}; {_routes(self.announced, family)} }}\n"
+            for family in (4, 6)
+        )
+
+    def announce(self, prefixes: Sequence[str]) -> None:
+        """From now on these, and nothing else, go to every neighbour."""
+        self.announced = tuple(prefixes)
+        (self._folder / "bird.conf").write_text(self._configuration())
+        said = self.birdc("configure")
+        assert "Reconfigured" in said or "in progress" in said, said
+
+    def birdc(self, command: str) -> str:
+        """BIRD's own answer."""
+        argv = ["birdc", "-s", str(self._folder / "ctl"), *command.split()]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=10, check=True).stdout
+
+    def is_established(self, node: str, family: int, host: int = OPEN_HOST) -> bool:
+        """Whether the session with a node stands, as BIRD sees it."""
+        name = f"{node}_{family}_{host}"
+        said = self.birdc(f"show protocols {name}")
+        if "Idle" in said and "Received" in said:
+            # After a NOTIFICATION BIRD takes no connection for a while: an operator who corrected the peer would not wait either.
+            self.birdc(f"restart {name}")
+        return "Established" in said
+
+    def heard(self, node: str, family: int) -> str:
+        """What a node announced to it, with all attributes."""
+        return self.birdc(f"show route protocol {node}_{family}_{OPEN_HOST} all")
+
+
+def _routes(prefixes: Sequence[str], family: int) -> str:
+    return " ".join(f"route {each} blackhole;" for each in prefixes if (":" in each) == (family == 6))
+
+
+def _session(name: str, local: str, node: str, is_guarded: bool) -> str:
+    family = "ipv6" if ":" in local else "ipv4"
+    password = f'password "{PASSWORD}"; ' if is_guarded else ""
+    return (
+        f"protocol bgp {name} {{ local {local} as {SPARE_AS}; neighbor {node} as {NODE_AS}; passive; hold time 9; {password}"
+        f"graceful restart aware; error wait time 1, 2; "
+        f"{family} {{ import all; export where source = RTS_STATIC; next hop self; }}; }}\n"
+    )
+
+
+def _ip(*arguments: str) -> None:
+    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, timeout=10, check=False)
+    assert done.returncode == 0, f"ip {' '.join(arguments)}: {done.stderr}"
