@@ -10,6 +10,7 @@ from typing import Protocol
 from controller.agent.ledger import Assigned, Key
 from controller.agent.state import Locks, State
 from controller.api.clusternetwork import ClusterNetworkSpec
+from controller.api.objects import Address
 from controller.cni.request import Command, Request
 from controller.cni.result import CniError, ErrorCode, Success
 from controller.kernel.values import (
@@ -40,6 +41,9 @@ class PodKernel(Protocol):
 
     def remove_later(self, name: str) -> None:
         """Has the veth deleted after the reply: the kernel takes 40 ms for it."""
+
+    async def forget(self, addresses: tuple[Address, ...]) -> None:
+        """Deletes the conntrack entries of addresses that are used again before they have rested."""
 
     async def problems(self, netns: int, attachment: Attachment, mtu: int) -> list[str]:
         """What of the veth is not as `wire` made it."""
@@ -89,6 +93,8 @@ class Attachments:
         assigned = await self._addresses(request, key)
         attachment = Attachment(key[0], key[1], request.pod.uid, assigned.addresses)
         try:
+            if tired := tuple(choice.address for choice in assigned.choices if choice.yielded):
+                await self._kernel.forget(tired)
             await self._kernel.wire(request.netns_fd, attachment, mtu)
         except BaseException:
             self._state.ledger.withdraw(key)

@@ -57,7 +57,7 @@ class PodEffects:
             await asyncio.sleep(SWEEP_SECONDS)
             rested = tuple(a for a, until in state.ledger.resting.items() if until <= state.clock())
             if rested:
-                await self._on(self._removing, functools.partial(_forget, rested))
+                await self.forget(rested)
                 state.ledger.forget_rested(state.clock())
                 state.folder.store_resting(state.ledger.resting)
                 # An empty block may be given back now.
@@ -102,6 +102,10 @@ class PodEffects:
         """See `PodKernel.remove_later`."""
         self._state.wired.discard(name)
         self._leaving[name] = self._removing.submit(_removed, name)
+
+    async def forget(self, addresses: tuple[Address, ...]) -> None:
+        """See `PodKernel.forget`."""
+        await self._on(self._removing, functools.partial(_forget, addresses))
 
     async def problems(self, netns: int, attachment: Attachment, mtu: int) -> list[str]:
         """See `PodKernel.problems`."""

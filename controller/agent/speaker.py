@@ -30,6 +30,7 @@ class Speaking:
         """Makes this the desired state; nothing is sent if it is what was said last."""
         if desired != self._wanted:
             self._wanted = desired
+            self._state.said_generation = None
             self._bell.ring()
 
     async def say(self) -> None:
@@ -47,7 +48,9 @@ class Speaking:
             self._state.set_trouble(_ABOUT, Trouble(Reason.SPEAKER_AWAY, str(error)))
             return
         self._said = desired
+        self._state.said_generation = self._generation
         self._state.set_trouble(_ABOUT, None)
+        self._state.report.ring()
 
     async def listen(self) -> None:
         """The task that hears what the speaker observes."""
@@ -56,6 +59,6 @@ class Speaking:
             before, state.observed = state.observed, change.observed
             if change.prefixes is None or change.prefixes or before.settled != state.observed.settled:
                 state.reconcile.ring()
-            if before.sessions != state.observed.sessions:
+            if before.sessions != state.observed.sessions or before.generation != state.observed.generation:
                 # What is sent decides which blocks are released.
                 state.report.ring()

@@ -38,8 +38,8 @@ class State:
     plan: NodePlan | None = None
     ledger: Ledger = field(default_factory=Ledger)
     observed: Observed = field(default_factory=Observed)
-    speaker_is_there: bool = False
-    api_is_there: bool = False
+    # The generation by which the speaker knows the latest desired state; None until it has stored that.
+    said_generation: int | None = None
     # Set at the first complete pass: the node may start pods.
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     mtu: int = 1500

@@ -27,11 +27,15 @@ from controller.plan.speaking import missing_secrets
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the agent saw on its node. `waiting` are the pools that could serve each waiting pod."""
+    """What the agent saw on its node. `waiting` are the pools that could serve each waiting pod.
+
+    `speaker_follows`: the speaker has stored the desired state of the plan, and what is observed came after that.
+    """
 
     pods: int
     occupied: frozenset[Address]
     observed: Observed
+    speaker_follows: bool = False
     learned_installed: int = 0
     waiting: tuple[frozenset[str], ...] = ()
     drift: Mapping[str, int] = field(default_factory=dict)
@@ -66,7 +70,8 @@ def node_status(
         learned_routes=seen.learned_installed,
         demand=_demand(plan, usage, seen.waiting),
         usage=tuple(BlockUsage(cidr=cidr, in_use=count) for cidr, count in usage.items()),
-        released=released_uids(plan.blocks, plan.withdrawn, still_sent(seen.observed)),
+        # A session that is down has sent nothing, and would announce again what an older desired state says.
+        released=released_uids(plan.blocks, plan.withdrawn, still_sent(seen.observed)) if seen.speaker_follows else (),
         claims=plan.claims,
         drift=dict(seen.drift),
         conditions=_conditions(node, seen, now),

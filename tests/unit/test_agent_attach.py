@@ -15,7 +15,7 @@ from controller.agent.state import State
 from controller.api.clusternetwork import ClusterNetwork, ClusterNetworkSpec, PoolFlags
 from controller.api.ipblock import NodeReference
 from controller.api.nodenetwork import BlockGrant, NodeNetwork, NodeNetworkSpec
-from controller.api.objects import Metadata
+from controller.api.objects import Address, Metadata
 from controller.cni.request import Command, Configuration, Pod, Request
 from controller.cni.result import CniError, ErrorCode, Success
 from controller.kernel.values import Attachment, PodLink, host_interface_name
@@ -40,6 +40,7 @@ class Kernel:
     def __init__(self) -> None:
         self.wired: dict[str, Attachment] = {}
         self.removed: list[str] = []
+        self.forgotten: list[tuple[Address, ...]] = []
         self.before_wire: Callable[[], Awaitable[None]] | None = None
 
     async def wire(self, netns: int, attachment: Attachment, mtu: int) -> None:
@@ -50,6 +51,9 @@ class Kernel:
     def remove_later(self, name: str) -> None:
         self.wired.pop(name, None)
         self.removed.append(name)
+
+    async def forget(self, addresses: tuple[Address, ...]) -> None:
+        self.forgotten.append(addresses)
 
     async def problems(self, netns: int, attachment: Attachment, mtu: int) -> list[str]:
         return []
@@ -234,6 +238,17 @@ def test_a_deletion_waits_for_the_addition_of_the_same_container(node: Node) -> 
         assert await adding is not None
         assert await deleting is None
         assert [key[0] for key in set(node.state.ledger.used.values())] == ["c2"]
+
+    run(story())
+
+
+def test_connections_of_an_address_that_did_not_rest_in_full_are_forgotten_first(tmp_path: Path) -> None:
+    async def story() -> None:
+        node = Node(tmp_path, (BlockGrant(cidr="10.244.0.0/32", uid="b4", pool="p4"),))
+        await node.ask(Command.ADD)
+        await node.ask(Command.DEL)
+        assert await node.ask(Command.ADD, "c2") is not None
+        assert node.kernel.forgotten == [(ipaddress.ip_address("10.244.0.0"),)]
 
     run(story())
 

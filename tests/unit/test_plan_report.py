@@ -1,0 +1,96 @@
+"""What a node reports (`controller.plan.report`)."""
+
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from bgp.reasons import SessionReason
+from bgp.values import Observed, Session, SessionState
+from controller.api.clusternetwork import ClusterNetwork
+from controller.api.ipblock import NodeReference
+from controller.api.nodenetwork import BlockGrant, NodeNetwork, NodeNetworkSpec, SessionSpec
+from controller.api.objects import Metadata
+from controller.api.reasons import Reason
+from controller.plan.node import Local, NodePlan, Snapshot, plan_node
+from controller.plan.report import Seen, node_status
+from controller.plan.speaking import Surroundings
+
+RELEASING = BlockGrant(cidr="10.244.0.0/26", uid="b4", pool="p4", state="Releasing")
+NODE = NodeNetwork(
+    metadata=Metadata(name="n0", generation=7),
+    spec=NodeNetworkSpec(node=NodeReference(name="n0"), epoch="e7", blocks=(RELEASING,)),
+)
+UP = Session(name="tor/10.0.0.1", address="10.0.0.1", state=SessionState.ESTABLISHED, since=1.0)
+NOW = "2026-01-01T00:00:00Z"
+
+
+@pytest.fixture
+def plan() -> NodePlan:
+    snapshot = Snapshot(node=NODE, cluster=ClusterNetwork(metadata=Metadata(name="default")))
+    planned = plan_node(snapshot, Local((), frozenset(), Surroundings()))
+    assert planned is not None
+    return planned
+
+
+def seen(*sessions: Session) -> Seen:
+    return Seen(pods=0, occupied=frozenset(), observed=Observed(sessions=sessions), speaker_follows=True)
+
+
+def test_a_block_is_released_once_the_speaker_follows_and_no_session_has_sent_it(plan: NodePlan) -> None:
+    assert node_status(NODE, plan, {}, seen(UP), NOW).released == ("b4",)
+
+
+def test_a_block_is_not_released_while_a_session_has_sent_it(plan: NodePlan) -> None:
+    still = msgspec.structs.replace(UP, sent=(RELEASING.cidr,))
+    assert node_status(NODE, plan, {}, seen(still), NOW).released == ()
+
+
+def test_a_block_is_not_released_before_the_speaker_knows_of_it(plan: NodePlan) -> None:
+    assert node_status(NODE, plan, {}, replace(seen(UP), speaker_follows=False), NOW).released == ()
+
+
+def test_generation_and_epoch_are_those_of_the_plan_and_not_of_a_later_object(plan: NodePlan) -> None:
+    later = msgspec.structs.replace(
+        NODE,
+        metadata=msgspec.structs.replace(NODE.metadata, generation=8),
+        spec=msgspec.structs.replace(NODE.spec, epoch="e8"),
+    )
+    status = node_status(later, plan, {}, seen(UP), NOW)
+    assert (status.observed_generation, status.epoch) == (7, "e7")
+
+
+def test_a_session_that_is_down_says_why_and_others_are_counted(plan: NodePlan) -> None:
+    down = Session(
+        name="tor2/10.0.0.2",
+        address="10.0.0.2",
+        state=SessionState.CONNECTING,
+        since=1.0,
+        reason=SessionReason.WRONG_ASN,
+        message="expects AS 65001, peer sent AS 65002",
+    )
+    status = node_status(NODE, plan, {}, seen(UP, down), NOW)
+    assert status.session_summary == "1/2"
+    assert (status.sessions[1].peer, status.sessions[1].reason) == ("tor2", "WrongASN")
+    assert "peer sent AS 65002" in status.sessions[1].message
+    condition = next(c for c in status.conditions if c.type == "SessionsEstablished")
+    assert (condition.status, condition.reason) == ("False", Reason.SESSIONS_DOWN)
+    assert "tor2/10.0.0.2 (WrongASN)" in condition.message
+
+
+def test_a_missing_password_is_a_session_that_is_refused(plan: NodePlan) -> None:
+    session = SessionSpec(
+        peer="tor", address="10.0.0.1", asn=65001, local_address="10.0.0.9", local_asn=64512, password_secret="tor-md5"
+    )
+    node = msgspec.structs.replace(NODE, spec=msgspec.structs.replace(NODE.spec, sessions=(session,)))
+    (shown,) = node_status(node, plan, {}, seen(), NOW).sessions
+    assert (shown.state, shown.reason) == ("refused", Reason.SECRET_MISSING)
+    assert "tor-md5" in shown.message
+    assert node_status(node, plan, {"tor-md5": "x"}, seen(), NOW).sessions == ()
+
+
+def test_troubles_make_synced_false_with_all_reasons(plan: NodePlan) -> None:
+    troubled = replace(seen(UP), troubles=((Reason.APPLY_FAILED, "route x"), (Reason.SPEAKER_AWAY, "no answer")))
+    condition = next(c for c in node_status(NODE, plan, {}, troubled, NOW).conditions if c.type == "Synced")
+    assert (condition.status, condition.reason) == ("False", Reason.APPLY_FAILED)
+    assert condition.message == "route x; SpeakerAway: no answer"
