@@ -3,6 +3,7 @@
 One task of the agent. The content is `controller.plan.report`'s; the timing is decided here by a pure function.
 """
 
+import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -20,6 +21,8 @@ NOTABLE = 1.0
 COUNTERS = 60.0
 # After a write that failed.
 RETRY = 2.0
+# Seconds between a ring and the status of it: many pods that come at once are counted once.
+PAUSE = 0.05
 
 Write = Callable[[str, NodeNetworkStatus], Awaitable[None]]
 
@@ -72,6 +75,8 @@ class Reporter:
         wait: float | None = None
         while True:
             await self._state.report.wait(wait)
+            # A burst is one status, and what rang is done first: a plugin's answer does not wait for the counting.
+            await asyncio.sleep(PAUSE)
             status = self.current()
             wait = await self._write_if_due(status) if status is not None else None
 
@@ -85,6 +90,7 @@ class Reporter:
             pods=len(set(state.ledger.used.values())),
             occupied=state.ledger.occupied,
             observed=state.observed,
+            speaker_follows=state.said_generation is not None and state.observed.generation >= state.said_generation,
             learned_installed=state.learned_installed,
             waiting=tuple(state.waiting.values()),
             drift={str(kind): count for kind, count in sorted(state.drift.items())},

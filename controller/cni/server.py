@@ -127,11 +127,13 @@ async def _received(connection: socket.socket, descriptors: list[int]) -> bytes:
 async def _readable(connection: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
-    loop.add_reader(connection, ready.set)
+    # By number: the selector would describe a socket object in an error of its own, which asks the kernel twice.
+    number = connection.fileno()
+    loop.add_reader(number, ready.set)
     try:
         await ready.wait()
     finally:
-        loop.remove_reader(connection)
+        loop.remove_reader(number)
 
 
 async def _answer_unless_gone(

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from controller.api.clusternetwork import ClusterNetworkSpec
 from controller.api.nodenetwork import BlockGrant
-from controller.api.objects import Address, Family, Network, family_of
+from controller.api.objects import Address, Family, family_of
 
 # Seconds that an address rests after its pod is gone, before another pod gets it: what still comes for the old pod
 # (half-open connections, caches) then finds nobody.
@@ -142,21 +142,22 @@ def serving(blocks: Iterable[BlockGrant], eligible: AbstractSet[str]) -> tuple[B
 
 def occupancy(blocks: Iterable[BlockGrant], addresses: Iterable[Address]) -> dict[str, int]:
     """How many of `addresses` lie in each block, by its CIDR; empty blocks are there with 0."""
-    named = {ipaddress.ip_network(block.cidr): block.cidr for block in blocks}
-    counts = dict.fromkeys(named.values(), 0)
-    lengths = {network.prefixlen for network in named}
+    networks = {ipaddress.ip_network(block.cidr): block.cidr for block in blocks}
+    counts = dict.fromkeys(networks.values(), 0)
+    # As numbers: the agent counts hundreds of addresses after every pod.
+    shifts: dict[int, set[int]] = {4: set(), 6: set()}
+    named = {}
+    for network, cidr in networks.items():
+        shift = network.max_prefixlen - network.prefixlen
+        shifts[network.version].add(shift)
+        named[network.version, shift, int(network.network_address) >> shift] = cidr
     for address in addresses:
-        for length in lengths:
-            cidr = named.get(_around(address, length))
-            if cidr is not None:
-                counts[cidr] += 1
+        number, version = int(address), address.version
+        for shift in shifts[version]:
+            cidr_of = named.get((version, shift, number >> shift))
+            if cidr_of is not None:
+                counts[cidr_of] += 1
     return counts
-
-
-def _around(address: Address, length: int) -> Network:
-    """The network of that prefix length around the address; of a length that the family lacks, the address itself."""
-    length = min(length, address.max_prefixlen)
-    return ipaddress.ip_network(f"{address}/{length}", strict=False)
 
 
 def _network_key(block: BlockGrant) -> tuple[int, int]:
