@@ -1,0 +1,173 @@
+"""CNI ADD and DEL through the whole path, from the runtime's process to the pod that answers, beside Go's ptp and host-local.
+
+The calls are made by `cni_caller` inside a node: same caller, same node, same moment, one plugin after the other.
+"""
+
+import json
+import signal
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from figures import Figures, Row, percentile
+from test_announcing import settled_blocks
+from workloads import eventually
+
+from controller.cni.install import CONFLIST
+from controller.lab.cluster import Lab
+from controller.lab.node import CNI_CONFIGURATION
+from controller.lab.podroute import ROOT, ROUTED_POOLS, SOURCES, python
+from controller.lab.power import processes_of_node
+from controller.lab.programs import CNI_PLUGINS, program_path
+
+NODE, PROFILED_NODE = "n0", "n1"
+GOALS = {"ADD": 0.4, "DEL": 0.2}
+AT_ONCE = 100
+CALLER = f"{SOURCES}/tests/bench/cni_caller.py"
+ANNOTATIONS = "io.kubernetes.cri.pod-annotations"
+Job = dict[str, dict[str, list[float]]]
+
+
+def podroute(pool: str = "") -> dict[str, Any]:
+    """The plugin as the agent installed it; `pool` confines pods to one pool, and so to one family."""
+    annotations = {"podroute.dev/pools": pool} if pool else {}
+    configuration = {"cniVersion": "1.0.0", "name": "podroute", "type": "podroute"}
+    return {
+        "name": "podroute",
+        "program": "/opt/cni/bin/podroute",
+        "path": "/opt/cni/bin",
+        "configuration": {**configuration, "runtimeConfig": {ANNOTATIONS: annotations}},
+    }
+
+
+def reference(*subnets: str) -> dict[str, Any]:
+    """ptp and host-local with addresses of their own; no masquerading, as pods are routed."""
+    folders = {each.name: program_path(each).parent for each in CNI_PLUGINS}
+    routes = [{"dst": "::/0" if ":" in subnet else "0.0.0.0/0"} for subnet in subnets]
+    ipam = {"type": "host-local", "ranges": [[{"subnet": subnet}] for subnet in subnets], "routes": routes}
+    return {
+        "name": "ptp",
+        "program": str(folders["ptp"] / "ptp"),
+        "path": f"{folders['ptp']}:{folders['host-local']}",
+        "configuration": {"cniVersion": "1.0.0", "name": "bench-ptp", "type": "ptp", "mtu": 1500, "ipam": ipam},
+    }
+
+
+V4, V6 = "10.245.0.0/24", "fd00:10:245::/64"
+
+
+def call(lab: Lab, node: str, plugins: list[dict[str, Any]], rounds: int, at_once: int = 0) -> Job:
+    """One job for the caller, in the node."""
+    job = {"plugins": plugins, "rounds": rounds, "warm_up": 3, "at_once": at_once}
+    answer: Job = json.loads(lab.node(node).run([python(), CALLER], json.dumps(job), 200))
+    return answer
+
+
+@pytest.fixture(scope="module")
+def served(lab: Lab) -> Lab:
+    """The lab with pools; its nodes have their blocks and the plugin is installed."""
+    lab.kubectl("apply", "-f", str(ROOT / ROUTED_POOLS))
+    eventually(lambda: settled_blocks(lab), 30, "all nodes have their blocks")
+    for node in (NODE, PROFILED_NODE):
+        there = ["sh", "-c", f"test -e {CNI_CONFIGURATION}/{CONFLIST} && echo there || true"]
+        eventually(lambda n=node, a=there: lab.node(n).run(a), 30, f"the plugin is installed on {node}")
+    return lab
+
+
+@pytest.mark.parametrize(
+    ("families", "ours", "theirs"),
+    [
+        ("dual stack beside IPv4 only", podroute(), reference(V4)),
+        ("IPv4 only, both", podroute("pods-v4"), reference(V4)),
+        ("dual stack, both", podroute(), reference(V4, V6)),
+    ],
+    ids=["dual-beside-v4", "v4", "dual"],
+)
+def test_a_single_pod_is_added_and_deleted_beside_ptp(
+    served: Lab, figures: Figures, rounds: int, families: str, ours: dict[str, Any], theirs: dict[str, Any]
+) -> None:
+    # The reference waits for IPv6 duplicate address detection, seconds in each call: fewer runs say that, too.
+    is_slow = families == "dual stack, both"
+    took = call(served, NODE, [ours, theirs], max(2, rounds // 4) if is_slow else rounds)
+    for verb in ("ADD", "DEL"):
+        mine, other = took["podroute"][verb], took["ptp"][verb]
+        figures.add(
+            Row(
+                "cni",
+                f"CNI {verb}, {families}, p50",
+                1000 * statistics.median(mine),
+                "ms",
+                reference=1000 * statistics.median(other),
+                goal=None if is_slow else GOALS[verb],
+                detail=f"p90 {1000 * percentile(mine, 90):.1f} and {1000 * percentile(other, 90):.1f} ms, {len(mine)} runs each"
+                + (_gone(took) if verb == "DEL" else ""),
+            )
+        )
+
+
+def _gone(took: Job) -> str:
+    mine, other = (1000 * statistics.median(took[name]["gone"]) for name in ("podroute", "ptp"))
+    return f"; until the interface is gone {mine:.1f} and {other:.1f} ms"
+
+
+def test_a_hundred_pods_are_added_and_deleted_at_once_beside_ptp(served: Lab, figures: Figures, rounds: int) -> None:
+    took = call(served, NODE, [podroute(), reference(V4)], max(1, rounds // 8), AT_ONCE)
+    for verb in ("ADD", "DEL"):
+        mine, other = took["podroute"], took["ptp"]
+        slowest = ", ".join(f"{1000 * statistics.median(each[f'{verb} slowest']):.0f}" for each in (mine, other))
+        figures.add(
+            Row(
+                "cni",
+                f"{AT_ONCE} CNI {verb} at once, dual stack beside IPv4 only, all of them, p50",
+                1000 * statistics.median(mine[verb]),
+                "ms",
+                reference=1000 * statistics.median(other[verb]),
+                goal=GOALS["ADD"] if verb == "ADD" else None,
+                detail=f"slowest call {slowest} ms, {len(mine[verb])} runs each"
+                + (_gone(took) if verb == "DEL" else ""),
+            )
+        )
+
+
+@pytest.fixture
+def sampled_agent(served: Lab) -> Iterator[tuple[int, Path]]:
+    """The pid of an agent that notes where its time goes, in place of the node's agent; and the file for its counts."""
+    machine = served.node(PROFILED_NODE)
+    (agent,) = [each for each in processes_of_node(served.state, PROFILED_NODE) if each.name == "agent"]
+    at = agent.argv.index("controller.cli.main")
+    path = machine.folder / "samples.json"
+    argv = (agent.argv[0], f"{SOURCES}/tests/bench/sampled_agent.py", str(path), *agent.argv[at + 1 :])
+    sampled = msgspec.structs.replace(agent, name="sampled", argv=argv)
+    machine.stop("agent")
+    machine.start(sampled)
+    try:
+        yield eventually(lambda: served.pid(PROFILED_NODE, "sampled"), 10, "the sampled agent runs"), path
+    finally:
+        machine.stop("sampled")
+        machine.start(agent)
+
+
+def test_samples_of_the_agent_say_where_the_time_of_a_hundred_additions_goes(
+    served: Lab, figures: Figures, sampled_agent: tuple[int, Path]
+) -> None:
+    _, path = sampled_agent
+    # The first job also waits until the new agent answers.
+    call(served, PROFILED_NODE, [podroute()], 1)
+    served.kill(PROFILED_NODE, "sampled", signal.SIGUSR1)
+    took = call(served, PROFILED_NODE, [podroute()], 1, AT_ONCE)["podroute"]
+    served.kill(PROFILED_NODE, "sampled", signal.SIGUSR1)
+    eventually(path.exists, 10, "the samples are written")
+    counts = json.loads(path.read_text())
+    taken = counts.pop("samples")
+    assert taken > 10
+    busy = {place: count for place, count in counts.items() if not place.endswith(": idle")}
+    assert any("wire_pod" in place or "pods." in place for place in busy), busy
+    top = sorted(busy.items(), key=lambda item: -item[1])[:14]
+    figures.notes[f"Where the time of {AT_ONCE} additions and deletions goes"] = (
+        f"Sampled in the agent every 2 ms over {AT_ONCE} ADDs ({1000 * took['ADD'][0]:.0f} ms), their pings, and {AT_ONCE} DELs "
+        f"({1000 * took['DEL'][0]:.0f} ms): share of samples in which a thread was at that place.\n\n"
+        + "\n".join(f"- {100 * count / taken:.1f} % {place}" for place, count in top)
+    )
