@@ -101,7 +101,7 @@ def attributes(lab: Lab, router: str, prefix: str) -> str:
     """What a router knows about its path to a prefix, with separators as BGP documents write them."""
     if lab.is_bird(router):
         text = lab.birdc(router, f"show route {prefix} primary all")
-        return text.replace(", ", ":").replace("(", "").replace(")", "")
+        return text.replace(", ", ":").replace(",", ":").replace("(", "").replace(")", "")
     family = "ipv6" if ":" in prefix else "ipv4"
     return str(lab.vtysh(router, f"show bgp {family} unicast {prefix} json"))
 
