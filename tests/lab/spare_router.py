@@ -1,7 +1,7 @@
 """A router more on a rack's segment: BIRD in a network namespace of its own, which announces and expects what a test wants.
 
-Sessions with it leave the lab's ToRs as they are. It waits for nodes on two addresses of each family; sessions with the second
-are protected by PASSWORD.
+Sessions with it leave the lab's ToRs as they are. It waits for nodes on one of two addresses of each family; sessions with the
+second are protected by PASSWORD.
 """
 
 import shutil
@@ -32,6 +32,7 @@ class SpareRouter:
     lab: Lab
     rack: int = 0
     announced: tuple[str, ...] = ()
+    served: int = OPEN_HOST
     _folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="spare-")))
     _bird: subprocess.Popen[bytes] | None = None
 
@@ -97,10 +98,9 @@ class SpareRouter:
 
     def _configuration(self) -> str:
         sessions = "".join(
-            _session(f"{node}_{family}_{host}", self.address(family, host), address, host == GUARDED_HOST)
+            _session(f"{node}_{family}", self.address(family, self.served), address, self.served == GUARDED_HOST)
             for node in self.lab.topology.nodes_in(self.rack)
             for family, address in zip((4, 6), self.lab.topology.addresses(node), strict=True)
-            for host in (OPEN_HOST, GUARDED_HOST)
         )
         return f"router id {self.address(4)};\nlog stderr all;\nprotocol device {{ }}\n{self._statics()}{sessions}"
 
@@ -113,6 +113,15 @@ class SpareRouter:
     def announce(self, prefixes: Sequence[str]) -> None:
         """From now on these, and nothing else, go to every neighbour."""
         self.announced = tuple(prefixes)
+        self._reconfigure()
+
+    def serve(self, host: int) -> None:
+        """Wait on that address alone: BIRD holds a lock for each neighbour, so a second session with it would never start."""
+        if host != self.served:
+            self.served = host
+            self._reconfigure()
+
+    def _reconfigure(self) -> None:
         (self._folder / "bird.conf").write_text(self._configuration())
         said = self.birdc("configure")
         assert "Reconfigured" in said or "in progress" in said, said
@@ -124,16 +133,11 @@ class SpareRouter:
 
     def is_established(self, node: str, family: int, host: int = OPEN_HOST) -> bool:
         """Whether the session with a node stands, as BIRD sees it."""
-        name = f"{node}_{family}_{host}"
-        said = self.birdc(f"show protocols {name}")
-        if "Idle" in said and "Received" in said:
-            # After a NOTIFICATION BIRD takes no connection for a while: an operator who corrected the peer would not wait either.
-            self.birdc(f"restart {name}")
-        return "Established" in said
+        return host == self.served and "Established" in self.birdc(f"show protocols {node}_{family}")
 
     def heard(self, node: str, family: int) -> str:
         """What a node announced to it, with all attributes."""
-        return self.birdc(f"show route protocol {node}_{family}_{OPEN_HOST} all")
+        return self.birdc(f"show route protocol {node}_{family} all")
 
 
 def _routes(prefixes: Sequence[str], family: int) -> str:

@@ -171,6 +171,7 @@ def test_a_bad_peer_is_refused_and_the_nearest_good_one_has_its_session(
     lab: Lab, spare: SpareRouter, name: str
 ) -> None:
     table = {key: row for family in FAMILIES for key, row in rows(family, spare).items()}
+    spare.serve(GUARDED_HOST if "assword" in name or "Secret" in name else OPEN_HOST)
     hold(lab, table[name])
     family = 6 if name.endswith("v6") else 4
     eventually(
@@ -182,6 +183,7 @@ def test_a_bad_peer_is_refused_and_the_nearest_good_one_has_its_session(
 
 def test_a_peer_whose_secret_comes_later_has_its_session_then(lab: Lab, spare: SpareRouter) -> None:
     late, waiting = secret("late", PASSWORD), peer("late", 4, GUARDED_HOST, passwordSecretRef={"name": "late"})
+    spare.serve(GUARDED_HOST)
     try:
         apply(lab, waiting)
         eventually(lambda: condition(lab, waiting, "Established").get("reason") == "SecretMissing", 15, "SecretMissing")

@@ -205,7 +205,7 @@ def test_above_the_limit_the_excess_is_refused_and_the_session_stays(lab: Lab, s
             apply(lab, peer)
             eventually(lambda: len(verdicts()) == 5 and count() == 3, 20, lambda: f"{verdicts()} {count()}")
             assert verdicts() == ["best"] * 3 + ["refused: AboveMaxPrefixes"] * 2
-            marks = spare.birdc(f"show protocols {NODE}_{family}_{OPEN_HOST}").split()[-1]
+            marks = spare.birdc(f"show protocols {NODE}_{family}").split()[-1]
             (session,) = sessions_of(lab, NODE, "spare")
             assert (marks, session["state"], session["refused"]) == ("Established", "established", 2)
             # The limit raised, the rest is believed without a new session.
