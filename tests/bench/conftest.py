@@ -32,17 +32,17 @@ def rounds() -> int:
 
 
 @pytest.fixture(scope="session")
-def figures() -> Iterator[Figures]:
+def figures(request: pytest.FixtureRequest) -> Iterator[Figures]:
     """Takes the figures; the table is written if all of them were taken."""
     around = surroundings()
     taken = Figures()
     yield taken
-    if taken.is_complete and ROUNDS >= 30:
+    if taken.is_complete and ROUNDS >= 30 and not request.session.testsfailed:
         (ROOT / "bench.md").write_text(taken.as_text(around))
         (ROOT / "bench.json").write_text(json.dumps(taken.as_object(around), indent=1, ensure_ascii=False) + "\n")
         print("\nwritten: bench.md, bench.json")
     else:
-        print("\nnot written, since not everything was measured:\n" + taken.as_text(around))
+        print("\nnot written, since not everything was measured well:\n" + taken.as_text(around))
 
 
 @pytest.fixture(scope="session")
