@@ -135,7 +135,7 @@ class Attachments:
             return pools
         granted = {block.cidr for block in state.snapshot.node.spec.blocks} if state.snapshot.node else set()
         blocks = tuple(block for block in serving(plan.blocks, pools) if block.cidr in granted)
-        answer = state.ledger.assign(key, blocks, state.clock())
+        answer = state.ledger.assign(key, blocks)
         if isinstance(answer, Refusal) and key not in state.waiting:
             state.waiting[key] = pools
             state.report.ring()
@@ -151,10 +151,13 @@ class Attachments:
     def _delete(self, key: Key) -> None:
         """Unknown attachments are deleted, too: DEL must succeed however often it comes."""
         state = self._state
-        if state.ledger.release(key, state.clock()):
+        released = state.ledger.release(key, state.clock())
+        self._kernel.remove_later(host_interface_name(*key))
+        if released:
             state.folder.store_resting(state.ledger.resting)
             state.report.ring()
-        self._kernel.remove_later(host_interface_name(*key))
+            # A pod that waits may have the address if there is no other.
+            state.blocks_changed.ring()
 
     async def _check(self, request: Request) -> None:
         key = _key(request)

@@ -4,6 +4,7 @@ Written atomically and 0600, since a snapshot holds passwords. /run is empty aft
 """
 
 import ipaddress
+import logging
 import os
 import tempfile
 from collections.abc import Mapping
@@ -14,13 +15,19 @@ import msgspec
 from controller.api.objects import Address
 from controller.plan.node import Snapshot
 
+log = logging.getLogger(__name__)
+
 
 class RunFolder:
-    """The agent's folder, by default /run/podroute/agent, of mode 0700."""
+    """The agent's folder, by default /run/podroute/agent, of mode 0700.
+
+    A file that can't be written is no reason to end: `problem` says so, and what is known stays known.
+    """
 
     def __init__(self, path: Path) -> None:
         """Creates the folder if need be."""
         self.path = path
+        self.problem = ""
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     @property
@@ -47,7 +54,7 @@ class RunFolder:
 
     def store_snapshot(self, snapshot: Snapshot) -> None:
         """Keeps the snapshot for the next start."""
-        write_atomically(self.path / "snapshot.json", msgspec.json.encode(snapshot))
+        self._write("snapshot.json", msgspec.json.encode(snapshot))
 
     def load_resting(self) -> dict[Address, float]:
         """Addresses at rest and until when (CLOCK_MONOTONIC seconds); empty if there is no file."""
@@ -59,16 +66,23 @@ class RunFolder:
 
     def store_resting(self, resting: Mapping[Address, float]) -> None:
         """Keeps the rests for the next start."""
-        write_atomically(
-            self.path / "resting.json", msgspec.json.encode({str(a): until for a, until in resting.items()})
-        )
+        self._write("resting.json", msgspec.json.encode({str(a): until for a, until in resting.items()}))
 
     def mark_ready(self) -> bool:
         """Writes the marker; False if it was there."""
         if self.ready_marker.exists():
             return False
-        write_atomically(self.ready_marker, b"")
+        self._write(self.ready_marker.name, b"")
         return True
+
+    def _write(self, name: str, content: bytes) -> None:
+        try:
+            write_atomically(self.path / name, content)
+        except OSError as error:
+            self.problem = f"{self.path / name}: {error.strerror or error}"
+            log.error("%s", self.problem)
+        else:
+            self.problem = ""
 
 
 def write_atomically(path: Path, content: bytes, mode: int = 0o600) -> None:

@@ -11,7 +11,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from controller.agent.state import State
+from controller.agent.state import State, Trouble
+from controller.api.reasons import Reason
 from controller.kernel.values import DriftKind
 
 # A request line and its headers; nobody needs more to ask for metrics.
@@ -111,6 +112,10 @@ async def serve(state: State, address: str) -> None:
         writer.close()
 
     host, _, port = address.rpartition(":")
-    server = await asyncio.start_server(on_connection, host.strip("[]"), int(port), limit=_REQUEST_LIMIT)
+    try:
+        server = await asyncio.start_server(on_connection, host.strip("[]"), int(port), limit=_REQUEST_LIMIT)
+    except OSError as error:
+        state.set_trouble("health", Trouble(Reason.HEALTH_PORT, f"--health {address}: {error.strerror or error}"))
+        return
     async with server:
         await server.serve_forever()

@@ -70,8 +70,10 @@ class Keeper:
         cluster = self._store.get(ClusterNetwork, CLUSTER) or state.snapshot.cluster
         if change.removed:
             log.warning("%s %s is gone: the last one stays in force", change.kind.__name__, ", ".join(change.removed))
-        for invalid in self._store.invalid():
-            log.error("%s %s, field %s: %s", invalid.kind, invalid.name, invalid.field, invalid.message)
+        invalid = [f"{i.kind} {i.name}, field {i.field}: {i.message}" for i in self._store.invalid()]
+        for text in invalid:
+            log.error("%s", text)
+        state.set_trouble("objects", Trouble(Reason.INVALID, "; ".join(invalid)) if invalid else None)
         missing_since = self._missing_since(found)
         snapshot = msgspec.structs.replace(state.snapshot, node=node, cluster=cluster, missing_since=missing_since)
         if snapshot != state.snapshot:
@@ -84,10 +86,13 @@ class Keeper:
     def _missing_since(self, found: NodeNetwork | None) -> float | None:
         """Since when the API server says that there is no such object; what it says while it is away does not count."""
         before = self._state.snapshot.missing_since
-        if found is not None:
+        shelf = self._store.shelf(NodeNetwork)
+        if found is not None or self._state.node in shelf.invalid:
             return None
-        if self._store.shelf(NodeNetwork).is_loaded and self._state.snapshot.node is not None:
-            return self._state.clock() if before is None else before
+        if before is None and shelf.is_loaded and self._state.snapshot.node is not None:
+            grace = self._state.snapshot.node.spec.deleted_node_grace
+            asyncio.get_running_loop().call_later(grace, self._state.reconcile.ring)
+            return self._state.clock()
         return before
 
     def _take(self, snapshot: Snapshot, *, is_news: bool) -> None:
@@ -109,20 +114,23 @@ class Keeper:
                 self._take(msgspec.structs.replace(self._state.snapshot, passwords=passwords), is_news=True)
 
     async def _password(self, name: str) -> str | None:
-        """The password; None if there is none; the known one if the server can't be asked."""
+        """The password; the last known one if it can't be had now: a session that works is not ended for a Secret's sake."""
         try:
             raw = await self._api.get(SECRETS, name, self._api.namespace)
-            return base64.b64decode((raw.get("data") or {})[_KEY], validate=True).decode("ascii")
+            password = base64.b64decode((raw.get("data") or {})[_KEY], validate=True).decode("ascii")
         except (NotFound, KeyError):
-            return None
+            problem = f"there is no such Secret, or it lacks the key {_KEY}"
         except (binascii.Error, UnicodeDecodeError):
-            log.error("Secret %s, field data.%s: not ASCII, as TCP MD5 passwords are here", name, _KEY)
-            return None
-        except Unavailable:
-            return self._state.snapshot.passwords.get(name)
+            problem = f"field data.{_KEY} is not ASCII, as TCP MD5 passwords are here"
         except KubeError as error:
-            log.error("Secret %s can't be read: %s", name, error)
-            return self._state.snapshot.passwords.get(name)
+            problem = "" if isinstance(error, Unavailable) else str(error)
+        else:
+            self._state.set_trouble(f"secret {name}", None)
+            return password
+        if problem:
+            log.error("Secret %s: %s", name, problem)
+            self._state.set_trouble(f"secret {name}", Trouble(Reason.SECRET_MISSING, f"Secret {name}: {problem}"))
+        return self._state.snapshot.passwords.get(name)
 
 
 def _spec(node: NodeNetwork | None) -> object:

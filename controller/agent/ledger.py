@@ -45,16 +45,15 @@ class Ledger:
                 self._take((pod.attachment.container_id, pod.attachment.interface), pod.attachment.addresses)
         self._resting.update((a, until) for a, until in resting.items() if a not in self._used)
 
-    def assign(self, key: Key, blocks: tuple[BlockGrant, ...], now: float) -> Assigned | Refusal:
+    def assign(self, key: Key, blocks: tuple[BlockGrant, ...]) -> Assigned | Refusal:
         """One address of every family that `blocks` hold, or a refusal and nothing is taken."""
         if key in self._by_key:
             raise ValueError(f"{key[0]}/{key[1]} has addresses already")
-        self.forget_rested(now)
         occupied = Occupied(self._used.keys(), self._resting)
         choices = []
         for family in families_of(blocks):
             of_family = [block for block in blocks if family_of(block.cidr) == family]
-            choice = choose(of_family, occupied, self._last, now)
+            choice = choose(of_family, occupied, self._last)
             if isinstance(choice, Refusal):
                 return Refusal(choice.reason, f"{family}: {choice.message}")
             choices.append(choice)
@@ -81,12 +80,14 @@ class Ledger:
             if self._used.get(address) == key:
                 del self._used[address]
 
-    def forget_rested(self, now: float) -> int:
-        """Drops rests that are over; returns how many."""
-        over = [address for address, until in self._resting.items() if until <= now]
-        for address in over:
-            del self._resting[address]
-        return len(over)
+    def rested(self, now: float) -> tuple[Address, ...]:
+        """Addresses whose time of rest is over; they stay at rest until `end_rest`, so that their connections go first."""
+        return tuple(address for address, until in self._resting.items() if until <= now)
+
+    def end_rest(self, addresses: Iterable[Address]) -> None:
+        """Makes addresses free that have rested."""
+        for address in addresses:
+            self._resting.pop(address, None)
 
     def is_known(self, key: Key) -> bool:
         """Whether the attachment has addresses."""

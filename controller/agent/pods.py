@@ -50,26 +50,41 @@ class PodEffects:
         state.wired = {link.name for link in links if link.attachment is not None}
 
     async def sweep(self) -> None:
-        """The task that ends rests and removes veths without alias that no addition holds; runs until cancelled."""
-        state = self._state
+        """The task that ends rests and removes veths that belong to nobody; runs until cancelled."""
         suspects: set[str] = set()
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            rested = tuple(a for a, until in state.ledger.resting.items() if until <= state.clock())
-            if rested:
-                await self.forget(rested)
-                state.ledger.forget_rested(state.clock())
-                state.folder.store_resting(state.ledger.resting)
-                # An empty block may be given back now.
-                state.reconcile.ring()
-            in_flight = {host_interface_name(*key) for key in state.ledger.used.values()}
-            nameless = {link.name for link in await self.links() if link.attachment is None} - in_flight
-            # Twice in a row: an addition that began after the ledger was read is no suspect.
-            for name in nameless & suspects:
-                log.warning("interface %s has no readable alias and no addition holds it: removed", name)
-                self.remove_later(name)
-            suspects = nameless
-            self._leaving = {name: removal for name, removal in self._leaving.items() if not removal.done()}
+            try:
+                await self._end_rests()
+                suspects = await self._remove_strays(suspects)
+            except (KernelError, OSError) as error:
+                log.error("the sweep failed: %s", error)
+
+    async def _end_rests(self) -> None:
+        state = self._state
+        rested = state.ledger.rested(state.clock())
+        if not rested:
+            return
+        await self.forget(rested)
+        state.ledger.end_rest(rested)
+        state.folder.store_resting(state.ledger.resting)
+        state.blocks_changed.ring()
+        # An empty block may be given back now.
+        state.reconcile.ring()
+
+    async def _remove_strays(self, suspects: set[str]) -> set[str]:
+        """Removes veths of ours that no addition and no pod in the ledger holds; returns those seen for the first time.
+
+        Twice in a row: an addition that began while the links were read is no stray.
+        """
+        links = await self.links()
+        known = {host_interface_name(*key) for key in self._state.ledger.used.values()}
+        self._leaving = {name: removal for name, removal in self._leaving.items() if not removal.done()}
+        strays = {link.name for link in links} - known - self._leaving.keys()
+        for name in strays & suspects:
+            log.warning("interface %s belongs to no pod that was added: removed", name)
+            self.remove_later(name)
+        return strays - suspects
 
     async def wire(self, netns: int, attachment: Attachment, mtu: int) -> None:
         """See `PodKernel.wire`."""
@@ -127,8 +142,8 @@ class PodEffects:
 def _removed(name: str) -> None:
     try:
         pods.unwire_pod(name)
-    except KernelError as error:
-        # The resync finds what is left.
+    except (KernelError, OSError) as error:
+        # The sweep finds what is left.
         log.error("interface %s was not removed: %s", name, error)
 
 

@@ -5,8 +5,9 @@ It runs whenever something changed: the objects, a learned route, or, by the wat
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -43,6 +44,8 @@ Table = dict[Network, Route]
 
 # Seconds between two passes at least: a burst of changes is one pass.
 PAUSE = 0.05
+# Seconds until a pass that the kernel refused in part is tried again.
+RETRY = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,7 @@ class Outcome:
     failures: list[RouteFailure]
     drifts: list[Drift]
     applied: Table
+    refusals: list[str]
 
 
 class Reconciler:
@@ -85,15 +89,18 @@ class Reconciler:
             if not await state.reconcile.wait(self._resync):
                 state.rules_are_suspect = True
             try:
-                await self._pass()
-                state.set_trouble("kernel", None)
-            except KernelError as error:
-                log.error("the kernel refused: %s", error)
-                state.set_trouble("kernel", Trouble(Reason.APPLY_FAILED, str(error)))
-                asyncio.get_running_loop().call_later(1.0, state.reconcile.ring)
+                refusals = await self._pass()
+            except (KernelError, OSError) as error:
+                refusals = [str(error)]
+            for text in refusals:
+                log.error("the kernel refused: %s", text)
+            state.set_trouble("kernel", Trouble(Reason.APPLY_FAILED, "; ".join(refusals)) if refusals else None)
+            if refusals:
+                asyncio.get_running_loop().call_later(RETRY, state.reconcile.ring)
             await asyncio.sleep(PAUSE)
 
-    async def _pass(self) -> None:
+    async def _pass(self) -> list[str]:
+        """One pass; returns what could not be read or written, in words. One part that fails does not stop the others."""
         state = self._state
         # Wired before the kernel was read: a route of theirs that was not found then is drift.
         wired = frozenset(state.wired)
@@ -101,23 +108,30 @@ class Reconciler:
         self._adopt_removals(readback.pods, wired)
         plan = plan_node(state.snapshot, self._local(readback))
         if plan is None:
-            return
+            return []
         before, state.plan = state.plan, plan
+        # In the same step as the plan: from here on the speaker follows an older one.
+        self._speaking.want(plan.desired)
         state.mtu = self._mtu(readback.uplinks)
         self._remember_held(plan)
-        table = route_table(plan.routes, state.observed.routes, readback.links)
+        # Taken once: routes and whether they are complete must be of one moment.
+        observed = state.observed
+        table = route_table(plan.routes, observed.routes, readback.links)
+        settled = frozenset(observed.settled)
         readback = replace(readback, routes=self._without_additions(readback.routes))
-        outcome = await self._on_worker(lambda: self._write(plan, readback, table, wired))
-        state.applied = outcome.applied
+        outcome = await self._on_worker(lambda: self._write(plan.rules, readback, table, settled, wired))
+        state.applied, state.done = outcome.applied, plan
         self._count(outcome.drifts)
         self._note(outcome.failures)
         own = {route.prefix for route in plan.routes}
         state.learned_installed = sum(prefix not in own for prefix in table)
-        self._speaking.want(plan.desired)
         self._become_ready()
         if before is None or before.blocks != plan.blocks:
             state.blocks_changed.ring()
+        problem = state.folder.problem
+        state.set_trouble("files", Trouble(Reason.STORE_FAILED, problem) if problem else None)
         state.report.ring()
+        return outcome.refusals
 
     def _mtu(self, uplinks: tuple[surroundings.Uplink, ...]) -> int:
         """The smallest MTU of the links that carry the node's addresses; other bridges of the machine do not count."""
@@ -156,21 +170,39 @@ class Reconciler:
                 state.wired.discard(name)
                 state.ledger.release(key, state.clock())
                 state.folder.store_resting(state.ledger.resting)
+                state.blocks_changed.ring()
 
-    def _write(self, plan: NodePlan, readback: Readback, table: Table, wired: frozenset[str]) -> Outcome:
+    def _write(
+        self, rules: Rules, readback: Readback, table: Table, settled: frozenset[str], wired: frozenset[str]
+    ) -> Outcome:
         """On the worker thread: routes, pods' host ends and rules."""
         changes = route_changes(table.values(), readback.routes)
-        kept = set(kept_while_unsettled(changes.delete, frozenset(self._state.observed.settled)))
+        kept = set(kept_while_unsettled(changes.delete, settled))
         changes = RouteChanges(changes.create, changes.replace, tuple(r for r in changes.delete if r not in kept))
         of_pods = {route.prefix: route for route in pod_routes(link for link in readback.pods if link.name in wired)}
         drifts = route_drift(changes, {**self._state.applied, **of_pods})
-        failures = routes.apply_routes(changes)
-        drifts += pods.repair_pods(wired)
-        if self._rules != plan.rules or self._state.rules_are_suspect:
-            self._state.rules_are_suspect = False
-            drifts += self._table.apply(plan.rules)
-            self._rules = plan.rules
-        return Outcome(failures, drifts, {**table, **{route.prefix: route for route in kept}})
+        failures: list[RouteFailure] = []
+        refusals: list[str] = []
+        with _noted(refusals):
+            failures = routes.apply_routes(changes)
+        with _noted(refusals):
+            drifts += pods.repair_pods(wired)
+        with _noted(refusals):
+            drifts += self._keep_rules(rules)
+        return Outcome(failures, drifts, {**table, **{route.prefix: route for route in kept}}, refusals)
+
+    def _keep_rules(self, rules: Rules) -> list[Drift]:
+        """Writes the table if it may differ. It stays suspect until that has succeeded."""
+        if self._rules == rules and not self._state.rules_are_suspect:
+            return []
+        self._state.rules_are_suspect = False
+        try:
+            drifts = self._table.apply(rules)
+        except (KernelError, OSError):
+            self._state.rules_are_suspect = True
+            raise
+        self._rules = rules
+        return drifts
 
     def _count(self, drifts: list[Drift]) -> None:
         for drift in drifts:
@@ -202,6 +234,15 @@ class Reconciler:
 
     async def _on_worker(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._worker, work)
+
+
+@contextmanager
+def _noted(refusals: list[str]) -> Iterator[None]:
+    """Puts what the kernel refuses into words and goes on."""
+    try:
+        yield
+    except (KernelError, OSError) as error:
+        refusals.append(str(error))
 
 
 def _read() -> Readback:

@@ -4,6 +4,7 @@ One task of the agent. The content is `controller.plan.report`'s; the timing is 
 """
 
 import asyncio
+import logging
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -14,6 +15,8 @@ import msgspec
 from controller.agent.state import State
 from controller.api.nodenetwork import NodeNetworkStatus
 from controller.plan.report import Seen, node_status, notable_part, urgent_part
+
+log = logging.getLogger(__name__)
 
 # Seconds between writes: at least this long between any two; after a notable change; and when only counters moved.
 LEAST = 1.0
@@ -68,6 +71,8 @@ class Reporter:
         """`failures` are what `write` may raise and what is tried again."""
         self._state, self._write, self._failures = state, write, failures
         self._written = Written()
+        self._failure = ""
+        self._uid = ""
         self._jitter = random.SystemRandom()
 
     async def run(self) -> None:
@@ -83,14 +88,17 @@ class Reporter:
     def current(self) -> NodeNetworkStatus | None:
         """The status as of now; None before the first plan."""
         state = self._state
-        node, plan = state.snapshot.node, state.plan
+        node, plan = state.snapshot.node, state.done
         if node is None or plan is None:
             return None
+        if node.metadata.uid != self._uid:
+            # Another object of the same name: nothing has been written to it yet.
+            self._uid, self._written = node.metadata.uid, Written()
         seen = Seen(
             pods=len(set(state.ledger.used.values())),
             occupied=state.ledger.occupied,
             observed=state.observed,
-            speaker_follows=state.said_generation is not None and state.observed.generation >= state.said_generation,
+            speaker_follows=state.said_generation is not None and state.observed.generation == state.said_generation,
             learned_installed=state.learned_installed,
             waiting=tuple(state.waiting.values()),
             drift={str(kind): count for kind, count in sorted(state.drift.items())},
@@ -112,9 +120,13 @@ class Reporter:
             return delay
         try:
             await self._write(self._state.node, status)
-        except self._failures:
-            # The API server is away, or slow: the condition for it is in the keeper's hands.
+        except self._failures as error:
+            # Once for each text: while the API server is away it is the same every time.
+            if str(error) != self._failure:
+                log.warning("the status was not written: %s", error)
+            self._failure = str(error)
             return RETRY
+        self._failure = ""
         self._written = Written(status, self._state.clock())
         return None
 

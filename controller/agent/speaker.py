@@ -36,9 +36,16 @@ class Speaking:
     async def say(self) -> None:
         """The task that says it."""
         while True:
-            await self._bell.wait(RETRY_SECONDS if self._said != self._wanted else None)
+            await self._bell.wait(RETRY_SECONDS)
+            if self._state.said_generation not in (None, self._state.observed.generation) and self._client.connected:
+                # Somebody else spoke to it, or an older order overtook: it is told again.
+                self._said = None
             if self._wanted is not None and self._wanted != self._said:
                 await self._say(self._wanted)
+            elif not self._client.connected:
+                self._state.set_trouble(_ABOUT, Trouble(Reason.SPEAKER_AWAY, "its socket does not answer"))
+            else:
+                self._state.set_trouble(_ABOUT, None)
 
     async def _say(self, desired: Desired) -> None:
         self._generation = max(self._generation, self._state.observed.generation) + 1
@@ -49,7 +56,6 @@ class Speaking:
             return
         self._said = desired
         self._state.said_generation = self._generation
-        self._state.set_trouble(_ABOUT, None)
         self._state.report.ring()
 
     async def listen(self) -> None:

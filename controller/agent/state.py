@@ -36,6 +36,8 @@ class State:
     clock: Callable[[], float]
     snapshot: Snapshot = field(default_factory=Snapshot)
     plan: NodePlan | None = None
+    # The last plan that was written to the kernel: what is reported follows from it.
+    done: NodePlan | None = None
     ledger: Ledger = field(default_factory=Ledger)
     observed: Observed = field(default_factory=Observed)
     # The generation by which the speaker knows the latest desired state; None until it has stored that.

@@ -16,7 +16,7 @@ from controller.agent.files import RunFolder
 from controller.api.objects import Address, Network
 from controller.kernel import pods, routes, rules, surroundings
 from controller.kernel.values import PodLink, Route, is_satisfied
-from controller.plan.learned import route_table
+from controller.plan.learned import kept_while_unsettled, route_table
 from controller.plan.node import Local, Snapshot, plan_node
 from controller.plan.node_report import (
     AgentSelf,
@@ -42,7 +42,11 @@ def survey(run_dir: Path, speaker_socket: str) -> NodeReport:
     on_link = tuple((network, uplink.name) for uplink in uplinks for network in uplink.networks)
     local = Local(tuple(links), _occupied(links) | frozenset(resting), _surroundings(uplinks), now)
     plan = plan_node(snapshot, local)
-    table = route_table(plan.routes, (speaker.observed if speaker else Observed()).routes, on_link) if plan else {}
+    observed = speaker.observed if speaker else Observed()
+    table = route_table(plan.routes, observed.routes, on_link) if plan else {}
+    # Learned routes that a session may still bring back are kept on purpose.
+    kept = kept_while_unsettled((r for r in actual if r.prefix not in table), frozenset(observed.settled))
+    actual = [route for route in actual if route not in kept]
     return NodeReport(
         node=_name(agent, snapshot),
         agent_answers=agent is not None,

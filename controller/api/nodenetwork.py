@@ -72,7 +72,9 @@ class NodeNetworkSpec(Struct, frozen=True, kw_only=True, rename="camel", omit_de
     mesh: Annotated[bool, Meta(description="The node is in the node mesh.")] = False
     deleted_node_grace: Annotated[
         int,
-        Meta(description="Seconds after which the node gives its blocks up if this object is gone: others get them then."),
+        Meta(
+            description="Seconds after which the node gives its blocks up if this object is gone: others get them then."
+        ),
     ] = 900
     blocks: Annotated[tuple[BlockGrant, ...], Meta(description="The node's blocks.", max_length=4096)] = ()
     sessions: Annotated[

@@ -103,6 +103,16 @@ class Reason(StrEnum):
     NO_BLOCK = "NoBlock", "the node has no block of a family that a pool offers it", "see the IPPools' conditions"
     SPEAKER_AWAY = "SpeakerAway", "the speaker does not answer", "see the speaker's log on the node"
     APPLY_FAILED = "ApplyFailed", "the kernel refused a change", "see the agent's log on the node"
+    HEALTH_PORT = (
+        "HealthPortTaken",
+        "the agent can't listen for /healthz and /metrics",
+        "give another address with --health",
+    )
+    STORE_FAILED = (
+        "StoreFailed",
+        "the agent can't write its run folder: after a restart it would know less",
+        "free space or inodes on /run",
+    )
     INSTALL_FAILED = (
         "InstallFailed",
         "the CNI plugin or its configuration can't be written",

@@ -247,6 +247,13 @@ def _speakers(world: World) -> Iterator[Found]:
 def _sessions(node: str, report: NodeReport, sent: dict[str, set[str]]) -> Iterator[Found]:
     if report.speaker is None:
         return
+    for name in sorted(set(report.announcements) - {session.name for session in report.speaker.observed.sessions}):
+        yield Found(
+            Finding.SESSION_DOWN,
+            f"node {node}, session {name}",
+            "the speaker does not know of it",
+            "the agent tells it: see whether it runs",
+        )
     for session in report.speaker.observed.sessions:
         where = f"node {node}, session {session.name}"
         if session.state != "established":

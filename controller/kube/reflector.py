@@ -79,11 +79,12 @@ class Reflector:
                 await asyncio.sleep(max(asked, self._backoff(failures)))
 
     async def _list(self) -> str:
-        since = self._store.highest(self._kind)
+        since, is_first = self._store.highest(self._kind), not self._store.shelf(self._kind).is_loaded
         listing = await self._api.list(self._collection, field_selector=self._selector)
         change = self._store.replace(self._kind, listing.items, listing.resource_version, since)
         was_in_trouble, self.trouble = self.trouble is not None, None
-        if change or was_in_trouble:
+        # The first list counts even if it is empty: only now is it known that there is nothing.
+        if change or was_in_trouble or is_first:
             self._on_change(change)
         return listing.resource_version
 

@@ -46,26 +46,23 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Occupied:
-    """What can't be assigned: addresses of pods and of additions in flight, and those that rest until a time."""
+    """What can't be assigned: addresses of pods and of additions in flight, and those that rest, until when at least."""
 
     used: AbstractSet[Address]
     resting: Mapping[Address, float]
 
 
-def choose(
-    blocks: Sequence[BlockGrant], occupied: Occupied, after: Mapping[str, Address], now: float
-) -> Choice | Refusal:
+def choose(blocks: Sequence[BlockGrant], occupied: Occupied, after: Mapping[str, Address]) -> Choice | Refusal:
     """The next free address in the first block that has one, else the one that has rested longest.
 
     `blocks` are those of one family that may serve the pod, in order; Releasing ones are passed over. `after` is the
     last address given out of each block: the search goes on behind it, so that addresses are reused as late as can be.
-    `now` is on the same clock as `occupied.resting`, which holds the times at which a rest ends.
     """
     active = [block for block in blocks if block.state == "Active"]
     if not active:
         return Refusal(NoAddress.NO_BLOCK, "the node has no active block that serves this pod")
     for block in active:
-        address = _next_free(block, occupied, after.get(block.cidr), now)
+        address = _next_free(block, occupied, after.get(block.cidr))
         if address is not None:
             return Choice(address, block.cidr, block.pool)
     tired = _longest_rested(active, occupied)
@@ -75,15 +72,14 @@ def choose(
     return Refusal(NoAddress.EXHAUSTED, f"every address of {names} is in use or reserved")
 
 
-def _next_free(block: BlockGrant, occupied: Occupied, after: Address | None, now: float) -> Address | None:
+def _next_free(block: BlockGrant, occupied: Occupied, after: Address | None) -> Address | None:
     network = ipaddress.ip_network(block.cidr)
     reserved = [ipaddress.ip_network(cidr) for cidr in block.reserved]
     size = network.num_addresses
     start = 0 if after is None else int(after) - int(network.network_address) + 1
     for step in range(size):
         address = network[(start + step) % size]
-        rests = occupied.resting.get(address, now) > now
-        if address not in occupied.used and not rests and not any(address in r for r in reserved):
+        if address not in occupied.used and address not in occupied.resting and not any(address in r for r in reserved):
             return address
     return None
 

@@ -181,6 +181,11 @@ CASES: dict[str, tuple[Finding, Callable[[World], World], tuple[str, ...]]] = {
         lambda w: changed(w, "n0", speaker=msgspec.structs.replace(w.reports["n0"].speaker, sent=())),
         ("10.244.0.0/26", "tor/10.0.0.1"),
     ),
+    "a session that the speaker does not know": (
+        Finding.SESSION_DOWN,
+        lambda w: changed(w, "n0", announcements={**w.reports["n0"].announcements, "new/10.0.0.9": ()}),
+        ("new/10.0.0.9",),
+    ),
     "an agent that is away": (Finding.AGENT_AWAY, lambda w: changed(w, "n0", agent_answers=False), ("n0",)),
     "a speaker that is away": (Finding.SPEAKER_AWAY, lambda w: changed(w, "n0", speaker=None), ("n0",)),
     "a node that does not answer": (

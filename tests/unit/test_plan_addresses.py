@@ -47,10 +47,10 @@ def test_the_first_block_is_filled_before_the_second(family: int) -> None:
     blocks = grants(family)
     first = ipaddress.ip_network(blocks[0].cidr)
     used = set(first)
-    choice = choose(blocks, Occupied(used - {first[2]}, {}), {}, 0)
+    choice = choose(blocks, Occupied(used - {first[2]}, {}), {})
     assert isinstance(choice, Choice)
     assert choice.address == first[2]
-    choice = choose(blocks, Occupied(used, {}), {}, 0)
+    choice = choose(blocks, Occupied(used, {}), {})
     assert isinstance(choice, Choice)
     assert choice.block == blocks[1].cidr
 
@@ -62,7 +62,7 @@ def test_the_search_goes_on_behind_the_last_address_so_that_reuse_is_late(family
     given_out = []
     after: dict[str, Address] = {}
     for _ in range(5):
-        choice = choose([block], nothing(), after, 0)
+        choice = choose([block], nothing(), after)
         assert isinstance(choice, Choice)
         after[block.cidr] = choice.address
         given_out.append(choice.address)
@@ -76,7 +76,7 @@ def test_reserved_addresses_are_never_chosen(family: int) -> None:
         family, 1, reserved=(str(ipaddress.ip_network(network[0])), str(ipaddress.ip_network(network[2])))
     )
     used: set[Address] = set()
-    while isinstance(choice := choose([block], Occupied(used, {}), {}, 0), Choice):
+    while isinstance(choice := choose([block], Occupied(used, {}), {}), Choice):
         used.add(choice.address)
     assert used == {network[1], network[3]}
     assert choice.reason is NoAddress.EXHAUSTED
@@ -84,10 +84,10 @@ def test_reserved_addresses_are_never_chosen(family: int) -> None:
 
 @pytest.mark.parametrize("family", [0, 1])
 def test_a_releasing_block_gives_no_address_and_an_active_one_does(family: int) -> None:
-    refusal = choose(grants(family, 1, state="Releasing"), nothing(), {}, 0)
+    refusal = choose(grants(family, 1, state="Releasing"), nothing(), {})
     assert isinstance(refusal, Refusal)
     assert refusal.reason is NoAddress.NO_BLOCK
-    assert isinstance(choose(grants(family, 1), nothing(), {}, 0), Choice)
+    assert isinstance(choose(grants(family, 1), nothing(), {}), Choice)
 
 
 @pytest.mark.parametrize("family", [0, 1])
@@ -95,19 +95,21 @@ def test_under_pressure_the_address_that_rested_longest_yields(family: int) -> N
     (block,) = grants(family, 1)
     network = ipaddress.ip_network(block.cidr)
     resting = {network[0]: 30.0, network[1]: 20.0, network[2]: 40.0}
-    choice = choose([block], Occupied({network[3]}, resting), {}, 10.0)
+    choice = choose([block], Occupied({network[3]}, resting), {})
     assert choice == Choice(network[1], block.cidr, block.pool, yielded=True)
 
 
 def test_an_address_is_chosen_again_once_its_rest_is_over() -> None:
     ledger = Ledger()
     blocks = (BlockGrant(cidr="10.244.0.0/31", uid="u", pool="p"),)
-    first = ledger.assign(("a", "eth0"), blocks, 0)
-    ledger.assign(("b", "eth0"), blocks, 0)
+    first = ledger.assign(("a", "eth0"), blocks)
+    ledger.assign(("b", "eth0"), blocks)
     assert isinstance(first, Assigned)
     ledger.release(("a", "eth0"), 100)
     assert ledger.resting == {first.addresses[0]: 100 + REST_SECONDS}
-    again = ledger.assign(("c", "eth0"), blocks, 100 + REST_SECONDS)
+    assert ledger.rested(100 + REST_SECONDS - 1) == ()
+    ledger.end_rest(ledger.rested(100 + REST_SECONDS))
+    again = ledger.assign(("c", "eth0"), blocks)
     assert isinstance(again, Assigned)
     assert again.addresses == first.addresses
     assert ledger.yielded == 0
@@ -119,8 +121,8 @@ def test_every_family_is_given_or_none_is_taken() -> None:
         BlockGrant(cidr="10.244.0.0/32", uid="u4", pool="p4"),
         BlockGrant(cidr="fd00::/127", uid="u6", pool="p6"),
     )
-    assert isinstance(ledger.assign(("a", "eth0"), both, 0), Assigned)
-    refusal = ledger.assign(("b", "eth0"), both, 0)
+    assert isinstance(ledger.assign(("a", "eth0"), both), Assigned)
+    refusal = ledger.assign(("b", "eth0"), both)
     assert isinstance(refusal, Refusal)
     assert refusal.message.startswith("ipv4: every address of 10.244.0.0/32 is in use")
     assert set(ledger.used.values()) == {("a", "eth0")}
@@ -129,7 +131,7 @@ def test_every_family_is_given_or_none_is_taken() -> None:
 def test_a_failed_addition_leaves_its_addresses_free_at_once() -> None:
     ledger = Ledger()
     blocks = (BlockGrant(cidr="10.244.0.0/32", uid="u", pool="p"),)
-    ledger.assign(("a", "eth0"), blocks, 0)
+    ledger.assign(("a", "eth0"), blocks)
     ledger.withdraw(("a", "eth0"))
     assert ledger.occupied == frozenset()
 
@@ -198,7 +200,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def add(self) -> None:
         self.count += 1
         key = (f"c{self.count}", "eth0")
-        assigned = self.ledger.assign(key, self.blocks, self.now)
+        assigned = self.ledger.assign(key, self.blocks)
         if isinstance(assigned, Assigned):
             assert len(assigned.addresses) == 2
             self.pods[key] = assigned.addresses
@@ -219,7 +221,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(seconds=st.floats(0, 40))
     def wait(self, seconds: float) -> None:
         self.now += seconds
-        self.ledger.forget_rested(self.now)
+        self.ledger.end_rest(self.ledger.rested(self.now))
 
     @invariant()
     def no_address_is_on_two_pods_and_each_is_used_or_rests_or_is_free(self) -> None:
