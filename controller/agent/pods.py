@@ -116,7 +116,10 @@ class PodEffects:
     def remove_later(self, name: str) -> None:
         """See `PodKernel.remove_later`."""
         self._state.wired.discard(name)
-        self._leaving[name] = self._removing.submit(_removed, name)
+        under_way = self._leaving.get(name)
+        # DEL comes often: a second removal that is overtaken would take a later link of that name.
+        if under_way is None or under_way.done():
+            self._leaving[name] = self._removing.submit(_removed, name)
 
     async def forget(self, addresses: tuple[Address, ...]) -> None:
         """See `PodKernel.forget`."""

@@ -206,31 +206,33 @@ def events(lab: Lab, node: str, reason: str, word: str) -> bool:
     return any(each["reason"] == reason and word in each["message"] for each in there)
 
 
-RESERVED = {4: "10.245.9.0/28", 6: "fd00:10:245:9::/124"}
-
-
 @pytest.mark.parametrize("family", [4, 6])
 def test_a_reservation_outside_all_pools_says_so_and_one_inside_is_never_given_out(lab: Lab, family: int) -> None:
+    name = f"keep-v{family}"
     within = pool(f"kept-v{family}", cidr(family, 9))
     outside = "198.51.100.0/28" if family == 4 else "2001:db8::/124"
-    base, length = RESERVED[family].split("/")
-    host_bits = f"{ipaddress.ip_address(base) + 1}/{length}"
-
-    def served(lab: Lab) -> bool:
-        grants = lab.get("nodenetwork", "n0")["spec"]["blocks"]
-        if not any(RESERVED[family] in grant.get("reserved", []) for grant in grants):
-            return False
-        (address,) = address_from(lab, "n0", f"kept-v{family}", "bad-kept")
-        return ipaddress.ip_address(address) not in ipaddress.ip_network(RESERVED[family])
-
     with removed_after(lab, within):
         apply(lab, within)
-        good = body("IPReservation", f"keep-v{family}", cidrs=[RESERVED[family]])
+        eventually(lambda: blocks_of(lab, within["metadata"]["name"]), 15, "the pool is granted from")
+        blocks = [b["spec"] for b in lab.get("ipblocks")["items"]]
+        (block,) = (each["cidr"] for each in blocks if each["pool"] == within["metadata"]["name"])
+        # The lowest sixteen addresses of the node's block: the next pod would get one of them.
+        reserved = next(ipaddress.ip_network(block).subnets(new_prefix=28 if family == 4 else 124))
+        host_bits = f"{reserved[1]}/{reserved.prefixlen}"
+
+        def served(lab: Lab) -> bool:
+            grants = lab.get("nodenetwork", "n0")["spec"]["blocks"]
+            if not any(str(reserved) in grant.get("reserved", []) for grant in grants):
+                return False
+            (address,) = address_from(lab, "n0", within["metadata"]["name"], "bad-kept")
+            return ipaddress.ip_address(address) not in reserved
+
+        good = body("IPReservation", name, cidrs=[str(reserved)])
         for bad, words, by in (
             (host_bits, ("spec.cidrs[0]", host_bits, "host bits are set"), "API server"),
             (outside, ("OutsidePools", "spec.cidrs", outside, "correct spec.cidrs or create the pool"), "Accepted"),
         ):
-            hold(lab, Row(body("IPReservation", f"keep-v{family}", cidrs=[bad]), words, good, served, by))
+            hold(lab, Row(body("IPReservation", name, cidrs=[bad]), words, good, served, by))
 
 
 def test_only_the_configuration_named_default_is_taken(lab: Lab) -> None:
