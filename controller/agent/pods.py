@@ -34,6 +34,8 @@ class PodEffects:
         self._state = state
         self._wiring = ThreadPoolExecutor(1, "wiring")
         self._removing = ThreadPoolExecutor(4, "removing")
+        self._to_forget: set[Address] = set()
+        self._forgetting = asyncio.Lock()
         # Removals under way, by the link's name: an addition of the same container gets a link of the same name.
         self._leaving: dict[str, Future[None]] = {}
 
@@ -122,8 +124,13 @@ class PodEffects:
             self._leaving[name] = self._removing.submit(_removed, name)
 
     async def forget(self, addresses: tuple[Address, ...]) -> None:
-        """See `PodKernel.forget`."""
-        await self._on(self._removing, functools.partial(_forget, addresses))
+        """See `PodKernel.forget`. Those who ask while one pass is under way share the next: each reads the whole table."""
+        self._to_forget.update(addresses)
+        async with self._forgetting:
+            if self._to_forget.isdisjoint(addresses):
+                return
+            batch, self._to_forget = tuple(self._to_forget), set()
+            await self._on(self._removing, functools.partial(_forget, batch))
 
     async def problems(self, netns: int, attachment: Attachment, mtu: int) -> list[str]:
         """See `PodKernel.problems`."""
