@@ -1,0 +1,193 @@
+"""What a pass of the reconciler leaves alone, and what it does in spite of a refusal (`controller.agent.reconciler`).
+
+The kernel's effects are replaced at their boundary; races are played by changing the state between the steps of a pass.
+"""
+
+import asyncio
+import ipaddress
+from pathlib import Path
+
+import pytest
+
+from bgp.speaker.client import SpeakerClient
+from bgp.values import Observed
+from bgp.values import Route as Learned
+from controller.agent import reconciler as module
+from controller.agent.files import RunFolder
+from controller.agent.reconciler import Reconciler
+from controller.agent.speaker import Speaking
+from controller.agent.state import State
+from controller.api.clusternetwork import ClusterNetwork
+from controller.api.ipblock import NodeReference
+from controller.api.nodenetwork import BlockGrant, NodeNetwork, NodeNetworkSpec
+from controller.api.objects import Metadata
+from controller.kernel.netlink import KernelError
+from controller.kernel.surroundings import Uplink
+from controller.kernel.values import (
+    Attachment,
+    Drift,
+    NextHop,
+    PodLink,
+    Route,
+    RouteChanges,
+    Rules,
+    host_interface_name,
+    pod_routes,
+)
+from controller.plan.node import Snapshot
+
+BLOCK = BlockGrant(cidr="10.244.0.0/26", uid="b", pool="p")
+KEY = ("c1", "eth0")
+NAME = host_interface_name(*KEY)
+UPLINK = Uplink("eth0", 1500, (ipaddress.ip_address("10.0.0.2"),), (ipaddress.ip_network("10.0.0.0/24"),))
+
+
+class Kernel:
+    """What the kernel holds and was asked to change; `while_read` runs after routes and pods were read."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.routes: list[Route] = []
+        self.pods: list[PodLink] = []
+        self.changes: list[RouteChanges] = []
+        self.rules: list[Rules] = []
+        self.repaired: list[frozenset[str]] = []
+        self.while_read = lambda: None
+        self.refuse = ""
+        monkeypatch.setattr(module.routes, "read_routes", lambda: list(self.routes))
+        monkeypatch.setattr(module.pods, "read_pods", self.read_pods)
+        monkeypatch.setattr(module.surroundings, "uplinks", lambda: (UPLINK,))
+        monkeypatch.setattr(module.routes, "apply_routes", self.apply_routes)
+        monkeypatch.setattr(module.pods, "repair_pods", self.repair_pods)
+        monkeypatch.setattr(module.RuleTable, "apply", lambda _, rules: self.apply_rules(rules))
+
+    def read_pods(self) -> list[PodLink]:
+        found = list(self.pods)
+        self.while_read()
+        return found
+
+    def apply_routes(self, changes: RouteChanges) -> list[object]:
+        self.changes.append(changes)
+        return self.refused("routes")
+
+    def repair_pods(self, names: frozenset[str]) -> list[Drift]:
+        self.repaired.append(names)
+        return self.refused("pods")
+
+    def apply_rules(self, rules: Rules) -> list[Drift]:
+        self.refused("rules")
+        self.rules.append(rules)
+        return []
+
+    def refused(self, part: str) -> list:
+        if self.refuse == part:
+            raise KernelError(part, 22, "refused")
+        return []
+
+
+class Site:
+    """A reconciler of a node with one block, and its kernel."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.kernel = Kernel(monkeypatch)
+        self.state = State("n0", RunFolder(folder), lambda: 100.0)
+        spec = NodeNetworkSpec(node=NodeReference(name="n0"), addresses=("10.0.0.2",), blocks=(BLOCK,))
+        self.state.snapshot = Snapshot(
+            node=NodeNetwork(metadata=Metadata(name="n0"), spec=spec),
+            cluster=ClusterNetwork(metadata=Metadata(name="default")),
+        )
+        self.reconciler = Reconciler(self.state, Speaking(self.state, SpeakerClient("/nowhere")), None)
+
+    def assigned(self) -> PodLink:
+        """Takes an address for a pod, as an addition does; returns the link that wiring would make."""
+        taken = self.state.ledger.assign(KEY, (BLOCK,))
+        return PodLink(NAME, 7, True, 1500, Attachment(*KEY, "uid", taken.addresses))
+
+    def one_pass(self) -> list[str]:
+        return asyncio.run(self.reconciler._pass())
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    return Site(tmp_path, monkeypatch)
+
+
+def test_the_route_of_an_addition_under_way_is_not_taken_for_surplus(site: Site) -> None:
+    link = site.assigned()
+    site.kernel.routes = pod_routes([link])
+    assert site.one_pass() == []
+    assert site.kernel.changes[0].delete == ()
+
+
+def test_the_route_of_no_addition_is_surplus(site: Site) -> None:
+    link = PodLink(NAME, 7, True, 1500, Attachment(*KEY, "uid", (ipaddress.ip_address("10.244.0.9"),)))
+    site.kernel.routes = pod_routes([link])
+    site.one_pass()
+    assert site.kernel.changes[0].delete == tuple(pod_routes([link]))
+
+
+def test_a_pod_that_is_completed_while_the_kernel_is_read_keeps_its_addresses(site: Site) -> None:
+    site.assigned()
+    site.kernel.while_read = lambda: site.state.wired.add(NAME)
+    site.one_pass()
+    assert site.state.ledger.is_known(KEY)
+
+
+def test_a_pod_whose_link_is_gone_gives_its_addresses_to_rest(site: Site) -> None:
+    link = site.assigned()
+    site.state.wired.add(NAME)
+    site.kernel.pods = [link]
+    site.one_pass()
+    assert site.state.ledger.is_known(KEY)
+    site.kernel.pods = []
+    site.one_pass()
+    assert not site.state.ledger.is_known(KEY)
+    assert set(site.state.ledger.resting) == set(link.attachment.addresses if link.attachment else ())
+
+
+def test_learned_routes_stay_if_the_speaker_settles_while_a_pass_that_knew_none_writes(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned = Route(
+        ipaddress.ip_network("10.244.1.0/26"), next_hops=(NextHop(ipaddress.ip_address("10.0.0.3"), "eth0"),)
+    )
+    site.kernel.routes = [learned]
+    compared = module.route_changes
+
+    def settled_meanwhile(*arguments: object) -> RouteChanges:
+        site.state.observed = Observed(settled=("ipv4", "ipv6"))
+        return compared(*arguments)
+
+    monkeypatch.setattr(module, "route_changes", settled_meanwhile)
+    site.one_pass()
+    assert site.kernel.changes[0].delete == ()
+    # The next pass knows that there is nothing to come any more.
+    site.one_pass()
+    assert site.kernel.changes[1].delete == (learned,)
+
+
+def test_a_learned_route_is_installed_by_the_link_of_its_next_hop(site: Site) -> None:
+    site.state.observed = Observed(routes={"10.244.1.0/26": Learned(("10.0.0.3",), ("s",))})
+    site.one_pass()
+    hops = {route.prefix: route.next_hops for route in site.kernel.changes[0].create}
+    assert hops[ipaddress.ip_network("10.244.1.0/26")] == (NextHop(ipaddress.ip_address("10.0.0.3"), "eth0"),)
+
+
+@pytest.mark.parametrize("part", ["routes", "pods", "rules"])
+def test_one_part_that_is_refused_does_not_stop_the_others(site: Site, part: str) -> None:
+    site.kernel.refuse = part
+    (refusal,) = site.one_pass()
+    assert part in refusal
+    assert site.state.is_ready
+    assert len(site.kernel.changes) == 1
+    assert len(site.kernel.repaired) == 1
+    assert len(site.kernel.rules) == (part != "rules")
+
+
+def test_rules_that_were_refused_once_are_written_by_the_next_pass(site: Site) -> None:
+    site.kernel.refuse = "rules"
+    site.one_pass()
+    site.kernel.refuse = ""
+    assert site.one_pass() == []
+    assert len(site.kernel.rules) == 1
+    site.one_pass()
+    assert len(site.kernel.rules) == 1
