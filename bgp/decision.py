@@ -136,6 +136,27 @@ class ImportPolicy:
         self.key = msgspec.json.encode(
             (neighbour.families, neighbour.allow_own_as, neighbour.local_asn, neighbour.accept, refuse, on_link)
         )
+        # What lets routes in, and what keeps them out: see `widens`.
+        self._admits = {
+            *(("family", family) for family in neighbour.families),
+            *(("accept", prefix) for prefix in neighbour.accept),
+            *(("link", prefix) for prefix in on_link),
+        }
+        self._refuses = {
+            *(("block", prefix) for prefix in refuse.own_blocks),
+            *(("node", prefix) for prefix in refuse.node_ranges),
+            *(("service", prefix) for prefix in refuse.service_ranges),
+            *(("own address", address) for address in refuse.own_addresses),
+            *([("AS", str(self._own_as))] if self._own_as is not None else []),
+        }
+
+    def widens(self, before: "ImportPolicy") -> bool:
+        """Whether a route that `before` refused may be let in now. A block more that is refused widens nothing."""
+        return (
+            not self._admits <= before._admits
+            or not self._refuses >= before._refuses
+            or any(self._max_length[family] > before._max_length[family] for family in Family)
+        )
 
     def refusal(self, prefix: str, next_hop: str, attributes: Attributes) -> ImportReason | None:
         """Why this route is refused, or None. The limit on their number is `bgp.rib`'s affair."""

@@ -56,7 +56,7 @@ def liveness_command() -> Command:
 
 
 def teardown_command(address: str) -> Command:
-    """Restarts one session (RFC 4486 subcode 4); never answered, so it is written outside the window."""
+    """Restarts one session (RFC 4486 subcode 4). Answered like any other."""
     return Command(f"neighbor {address} teardown 4", address)
 
 

@@ -70,6 +70,7 @@ class SpeakerClient:
         self._path = path
         self._answer_seconds = answer_seconds
         self._desired: Desired | None = None
+        self._saying = asyncio.Lock()
         self.connected = False
 
     async def __aenter__(self) -> "SpeakerClient":
@@ -101,14 +102,16 @@ class SpeakerClient:
     async def changes(self) -> AsyncIterator[Change]:
         """Yields the whole observed state first and after every reconnect, then each batch of changes. Never ends."""
         while True:
-            with contextlib.suppress(SpeakerAway):
+            with contextlib.suppress(SpeakerError):
                 async for change in self._changes_of_one_connection():
                     yield change
             self.connected = False
             await asyncio.sleep(RECONNECT_SECONDS)
-            if self._desired is not None:
-                with contextlib.suppress(SpeakerAway):
-                    await self._sync_once(self._desired)
+            async with self._saying:
+                # What is desired now: an older order must not overtake a newer one.
+                if self._desired is not None:
+                    with contextlib.suppress(SpeakerError):
+                        await self._sync_once(self._desired)
 
     async def _changes_of_one_connection(self) -> AsyncIterator[Change]:
         async with _connection(self._path) as (reader, writer):
@@ -169,11 +172,14 @@ async def _write(writer: asyncio.StreamWriter, request: Request) -> None:
 async def _read(reader: asyncio.StreamReader, path: str) -> Reply:
     try:
         line = await reader.readline()
+        if not line.endswith(b"\n"):
+            raise SpeakerAway(f"the speaker at {path} ended")
+        return reply_of(line)
     except OSError as error:
         raise SpeakerAway(f"the speaker at {path} closed the connection: {error.strerror or error}") from error
-    if not line.endswith(b"\n"):
-        raise SpeakerAway(f"the speaker at {path} ended")
-    return reply_of(line)
+    except (ValueError, msgspec.MsgspecError) as error:
+        # Agent and speaker are of different versions, or the line is beyond the limit.
+        raise SpeakerError(f"the answer of the speaker at {path} can't be read: {error}") from error
 
 
 def observe(path: str = DEFAULT_SOCKET, *, answer_seconds: float = 10.0) -> Detail:

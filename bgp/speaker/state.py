@@ -42,6 +42,7 @@ WITHDRAW_SECONDS = 5.0  # a neighbour that can't be told of the withdrawal is re
 QUIET_SECONDS = 0.05  # between ExaBGP's report of a sent UPDATE and its being on the wire
 RETRY_SECONDS = 5.0
 ASK_AFTER_SECONDS = 30.0  # ExaBGP is asked for a sign of life when it had nothing to answer for so long
+SETTLE_SECONDS = 30.0  # a neighbour without end-of-RIB has sent its table by then
 ANSWER_SECONDS = 20.0  # far longer than it needs to load a thousand neighbours
 
 
@@ -55,6 +56,7 @@ class SpeakerState:
         self.records: dict[str, Record] = {}  # by neighbour address
         self.desired: Desired | None = None
         self.desired_since = now
+        self._first_order_at: float | None = None
         self.configured: dict[str, Neighbour] = {}  # what ExaBGP runs, by address
         self._sections: dict[str, str] = {}
         self.applied = False
@@ -63,7 +65,6 @@ class SpeakerState:
         self.notes: dict[str, Problem] = {}
         self._checked: Checked | None = None
         self._window = Window()
-        self._urgent: list[str] = []
         self._heard_at = self._idle_at = now
         self._decided: set[Family] = set()
 
@@ -72,6 +73,8 @@ class SpeakerState:
     def set_desired(self, desired: Desired, now: float) -> None:
         """Replaces what is wanted. Routes already received are judged again under the new policy."""
         found = checked(desired)
+        if self._first_order_at is None:
+            self._first_order_at = now
         self.desired, self._checked, self.applied, self.desired_since = desired, found, False, now
         wanted = {neighbour.address: neighbour for neighbour in found.desired.neighbours}
         self.rejected = {neighbour: why for neighbour, why in self.rejected.items() if neighbour in wanted.values()}
@@ -89,7 +92,7 @@ class SpeakerState:
             record = Record(neighbour, AdjRibIn(neighbour, policy), now)
             self.records[neighbour.address] = record
             self.rib.sessions[neighbour.address] = record.rib
-        forgotten = bool(record.rib.forgotten) and policy.key != record.rib.policy.key
+        forgotten = bool(record.rib.forgotten) and policy.widens(record.rib.policy)
         self.rib.dirty.update(record.rib.set_policy(neighbour, policy))
         record.neighbour, record.removing_since, record.quiet_since = neighbour, None, None
         if not record.established and record.restarts == 0 and record.last_reason is None:
@@ -97,7 +100,8 @@ class SpeakerState:
         if forgotten and record.established:
             # Refused routes beyond the number kept may be welcome now: only the peer knows them.
             record.reset_expected = True
-            self._urgent.append(teardown_command(neighbour.address).line)
+            self._window.add([teardown_command(neighbour.address)])
+            return
         self._reconcile(record)
 
     @property
@@ -239,6 +243,8 @@ class SpeakerState:
         record.end_of_rib_received.clear()
         record.reset_expected = False
         self._window.forget(record.neighbour.address)
+        # RFC 4724 section 4.2: what was stale already when the session falls again is deleted.
+        self.rib.dirty.update(record.rib.flush_stale())
         record.rib.restart()
         self.rib.dirty.update(record.rib.entries)
         graceful = reason in (SessionReason.CONNECTION_CLOSED, SessionReason.CONFIGURATION_CHANGED)
@@ -278,9 +284,7 @@ class SpeakerState:
         if record.keep_until is not None and now >= record.keep_until:
             record.keep_until, due = None, True
             self.rib.dirty.update(record.rib.flush_stale())
-        if now >= self.started + record.neighbour.graceful_restart and not record.settled.issuperset(
-            record.neighbour.families
-        ):
+        if self._was_waited_for(record, now) and not record.settled.issuperset(record.neighbour.families):
             record.settled.update(record.neighbour.families)
             due = True
         if record.retry_at is not None and now >= record.retry_at:
@@ -290,6 +294,14 @@ class SpeakerState:
         if record.removing_since is not None and record.established:
             self._watch_withdrawal(record, record.removing_since, now)
         return due
+
+    def _was_waited_for(self, record: Record, now: float) -> bool:
+        """Whether a neighbour that sends no end-of-RIB has had its time: since the first order, and since it came up."""
+        if self._first_order_at is None:
+            return False
+        patience = max(record.neighbour.graceful_restart, SETTLE_SECONDS)
+        came_up = record.since if record.established else self._first_order_at
+        return now >= self._first_order_at + patience and now >= came_up + SETTLE_SECONDS
 
     def _watch_withdrawal(self, record: Record, since: float, now: float) -> None:
         """Marks a neighbour as withdrawn from (`quiet_since` below 0) once its last UPDATE must be on the wire."""
@@ -335,8 +347,6 @@ class SpeakerState:
 
     def command_lines(self) -> Iterator[str]:
         """What may be written to ExaBGP now."""
-        yield from self._urgent
-        self._urgent.clear()
         yield from self._window.lines()
 
     # Answers

@@ -295,3 +295,73 @@ def test_a_route_without_a_usable_next_hop_or_prefix_is_refused_as_malformed():
     for announced in (("10.1.0.0/24", "null"), ("10.1.0.1/24", "192.0.2.1")):
         state.on_event(msgspec.structs.replace(heard(), announced=(announced,)), 1.0)
     assert tor(state).refused == {"Malformed": 2}
+
+
+def with_more_refused_than_are_kept(desired=DESIRED):
+    """A speaker that has heard more routes outside `accept` than it remembers; all is said and answered."""
+    state = asked(desired)
+    up(state)
+    for count in range(0, 1200, 100):
+        state.on_event(heard(*(f"172.16.{(count + i) // 256}.{(count + i) % 256}/32" for i in range(100))), 1.0)
+    answer_all(state)
+    return state
+
+
+def test_a_policy_that_refuses_more_restarts_no_session_and_one_that_accepts_more_restarts_it():
+    state = with_more_refused_than_are_kept()
+    narrower = msgspec.structs.replace(DESIRED.refuse, own_blocks=("10.244.1.0/26",), node_ranges=("192.0.2.7/32",))
+    state.set_desired(msgspec.structs.replace(DESIRED, generation=2, refuse=narrower), 3.0)
+    assert not any("teardown" in line for line in answer_all(state))
+    wider = msgspec.structs.replace(TOR, accept=("10.0.0.0/8", "172.16.0.0/12"))
+    state.set_desired(msgspec.structs.replace(DESIRED, generation=3, refuse=narrower, neighbours=(wider,)), 4.0)
+    assert [line.split()[2] for line in answer_all(state)] == ["teardown"]
+
+
+def test_a_teardown_is_answered_like_any_other_command_so_later_answers_stay_in_step():
+    state = with_more_refused_than_are_kept()
+    wider = msgspec.structs.replace(TOR, accept=("10.0.0.0/8", "172.16.0.0/12"))
+    state.set_desired(msgspec.structs.replace(DESIRED, generation=2, neighbours=(wider,)), 3.0)
+    answer_all(state)
+    down(state, "closing connection", 4.0)
+    up(state, 5.0)
+    lines = list(state.command_lines())
+    state.on_event(Answer(False), 5.0)
+    (note,) = state.notes.values()
+    assert "announce" in lines[0]
+    assert "tor" in note.object
+
+
+def test_a_route_that_was_stale_already_is_dropped_when_the_session_falls_again():
+    state = asked()
+    up(state)
+    state.on_event(heard("10.1.0.0/16"), 1.5)
+    down(state, now=2.0)
+    state.decide(100)
+    assert observed_of(state).routes["10.1.0.0/16"].stale
+    up(state, 3.0)
+    down(state, now=4.0)
+    state.decide(100)
+    assert observed_of(state).routes == {}
+
+
+def test_a_neighbour_without_end_of_rib_counts_as_settled_only_after_its_time_since_the_first_order():
+    state = SpeakerState(0.0)
+    brief = msgspec.structs.replace(TOR, graceful_restart=0)
+    state.tick(1000.0)
+    state.set_desired(msgspec.structs.replace(DESIRED, neighbours=(brief,)), 1000.0)
+    state.set_configured(state.neighbours_to_configure())
+    for now, settled in ((1000.0, False), (1029.0, False), (1030.0, True)):
+        state.tick(now)
+        state.decide(100)
+        assert state.is_settled(Family.IPV4) is settled, now
+
+
+def test_a_neighbour_that_came_up_late_is_given_time_to_send_its_table():
+    state = asked()
+    up(state, 119.0)
+    state.tick(125.0)
+    state.decide(100)
+    assert not state.is_settled(Family.IPV4)
+    state.tick(150.0)
+    state.decide(100)
+    assert state.is_settled(Family.IPV4)
