@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 CLUSTER = "default"
 # Seconds between two looks at the Secrets: a changed password is noticed by then.
 SECRETS_SECONDS = 30.0
+# What a trouble with a Secret is about, before its name.
+_ABOUT = "Secret "
 # The key in a Secret of type kubernetes.io/basic-auth, too.
 _KEY = "password"
 
@@ -107,11 +109,19 @@ class Keeper:
     async def _read_secrets(self) -> None:
         while True:
             await self._secrets.wait(SECRETS_SECONDS)
-            node = self._state.snapshot.node
-            names = {s.password_secret for s in node.spec.sessions if s.password_secret} if node else set()
-            passwords = {name: found for name in sorted(names) if (found := await self._password(name)) is not None}
-            if passwords != self._state.snapshot.passwords:
-                self._take(msgspec.structs.replace(self._state.snapshot, passwords=passwords), is_news=True)
+            await self.look_at_secrets()
+
+    async def look_at_secrets(self) -> None:
+        """Reads the Secrets that sessions name now; what is wrong with others is forgotten."""
+        state = self._state
+        node = state.snapshot.node
+        names = {s.password_secret for s in node.spec.sessions if s.password_secret} if node else set()
+        for about in [each for each in state.troubles if each.startswith(_ABOUT)]:
+            if about.removeprefix(_ABOUT) not in names:
+                state.set_trouble(about, None)
+        passwords = {name: found for name in sorted(names) if (found := await self._password(name)) is not None}
+        if passwords != state.snapshot.passwords:
+            self._take(msgspec.structs.replace(state.snapshot, passwords=passwords), is_news=True)
 
     async def _password(self, name: str) -> str | None:
         """The password; the last known one if it can't be had now: a session that works is not ended for a Secret's sake."""
@@ -125,11 +135,11 @@ class Keeper:
         except KubeError as error:
             problem = "" if isinstance(error, Unavailable) else str(error)
         else:
-            self._state.set_trouble(f"secret {name}", None)
+            self._state.set_trouble(_ABOUT + name, None)
             return password
         if problem:
             log.error("Secret %s: %s", name, problem)
-            self._state.set_trouble(f"secret {name}", Trouble(Reason.SECRET_MISSING, f"Secret {name}: {problem}"))
+            self._state.set_trouble(_ABOUT + name, Trouble(Reason.SECRET_MISSING, f"Secret {name}: {problem}"))
         return self._state.snapshot.passwords.get(name)
 
 
