@@ -23,11 +23,14 @@ from typing import Any
 import pytest
 
 from controller.kernel import pods
-from controller.kernel.netlink import in_netns, messages_in
+from controller.kernel.netlink import attributes, in_netns, messages_in
 from controller.kernel.values import Attachment, PodLink, mac_addresses
 
 _numbers = itertools.count(1)
 _ETH_P_ALL = 3
+# linux/rtnetlink.h, linux/if_link.h, linux/if.h: up, as RFC 2863 has it.
+_RTM_NEWLINK, _RTM_NEWADDR = 16, 20
+_IFLA_OPERSTATE, _IF_OPER_UP = 16, b"\x06"
 _MARK = b"podroute-test "
 NODE_V4 = ipaddress.ip_address("192.0.2.10")
 NODE_V6 = ipaddress.ip_address("2001:db8:1::10")
@@ -176,6 +179,33 @@ def message_kinds(monitor: socket.socket) -> list[int]:
     while select.select([monitor], [], [], 0)[0]:
         kinds += [kind for kind, *_ in messages_in(monitor.recv(1 << 16))]
     return kinds
+
+
+class LateNews:
+    """What the kernel tells of a new link only after its maker's last request was answered, as a netlink socket hears it.
+
+    Two of its work queues run later: one ends the address's duplicate address detection (address, then its routes), one makes the
+    link operational. Each tells all it has to tell under the lock that requests take, so a request of ours comes after it.
+    """
+
+    def __init__(self, ifindex: int, monitor: socket.socket) -> None:
+        self._ifindex = ifindex
+        self._monitor = monitor
+        self._missing = {_RTM_NEWADDR, _RTM_NEWLINK}
+
+    def is_complete(self) -> bool:
+        """Whether both have been heard; then nothing is left unread in the socket."""
+        while select.select([self._monitor], [], [], 0)[0]:
+            for kind, _, _, _, body in messages_in(self._monitor.recv(1 << 16)):
+                # ifinfomsg and ifaddrmsg have the interface's index at the same place.
+                is_ours = struct.unpack_from("=I", body, 4)[0] == self._ifindex
+                if is_ours and (kind != _RTM_NEWLINK or attributes(body, 16).get(_IFLA_OPERSTATE) == _IF_OPER_UP):
+                    self._missing.discard(kind)
+        if self._missing:
+            return False
+        run("ip", "link", "set", "lo", "up")
+        message_kinds(self._monitor)
+        return True
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import struct
 import threading
 
 import pytest
-from netns_world import GATEWAY_V4, NODE_V4, NODE_V6, Pod, World, ip_json, message_kinds, run
+from netns_world import GATEWAY_V4, NODE_V4, NODE_V6, LateNews, Pod, World, ip_json, message_kinds, run, wait_until
 
 from controller.kernel import pods, routes
 from controller.kernel.netlink import KernelError, Netlink, attribute, bound_socket, in_netns, text_attribute
@@ -250,9 +250,11 @@ def test_a_missing_veth_is_named(world: World) -> None:
 
 
 def test_repairing_what_is_right_writes_nothing(world: World) -> None:
-    pod = world.pod()
     groups = sum(1 << (group - 1) for group in (1, 3, 5, 7, 9, 11))
     with bound_socket(0, groups) as monitor:
+        pod = world.pod()
+        told = LateNews(pod.link.ifindex, monitor)
+        wait_until(told.is_complete, "the kernel's own news of the new link's address and carrier")
         assert pods.repair_pods() == []
         # Notifications come in order: before this one there must be none.
         run("ip", "neigh", "add", str(GATEWAY_V4), "dev", "uplink0", "lladdr", "02:00:00:00:00:99", "nud", "permanent")
