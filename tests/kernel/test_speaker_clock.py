@@ -1,15 +1,13 @@
 """A wall clock that is stepped ends no session and delays no reconnect; ExaBGP's own clock would do both."""
 
 import itertools
-import os
-import struct
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from bgp_routers import BIRD_AS, FRR_AS, OWN, bird_at, desired, frr_at, neighbour
-from bgp_world import Speaker, World, run, wait_for
+from bgp_world import Speaker, World, wait_for
+from stepped_clock import SteppedClock
 
 from bgp.exabgp.configuration import configuration_text
 from bgp.exabgp.process import exabgp_environment
@@ -24,31 +22,11 @@ def world() -> Iterator[World]:
     world.close()
 
 
-class SteppedClock:
-    """The wall clock of one process and its children; their monotonic clock stays true."""
-
-    def __init__(self, world: World) -> None:
-        self.file = world.folder / "clock"
-        self.step(0)
-        self.file.chmod(0o644)
-        self.library = world.folder / "step_clock.so"
-        run("cc", "-shared", "-fPIC", "-O2", "-o", str(self.library), str(Path(__file__).with_name("step_clock.c")))
-        self.environment = {"LD_PRELOAD": str(self.library), "STEP_CLOCK": str(self.file)}
-
-    def step(self, seconds: int) -> None:
-        with self.file.open("r+b" if self.file.exists() else "wb") as file:
-            os.pwrite(file.fileno(), struct.pack("=q", seconds), 0)
-
-    def rules(self, process: int) -> bool:
-        """Whether the process really has this clock."""
-        return str(self.library) in Path(f"/proc/{process}/maps").read_text()
-
-
 @pytest.mark.parametrize("step", [3600, -3600])
 def test_a_stepped_clock_ends_no_session_and_a_session_cut_afterwards_is_back_within_ten_seconds(world, step):
     node = world.host("node", 11)
     bird, frr = bird_at(world.host("bird", 1), node.ipv4), frr_at(world.host("frr", 2), node.ipv4)
-    clock = SteppedClock(world)
+    clock = SteppedClock(world.folder)
     speaker = Speaker(node, clock.environment)
     speaker.sync(
         desired(node, neighbour(node, "bird", bird.host.ipv4, BIRD_AS), neighbour(node, "frr", frr.host.ipv4, FRR_AS))
@@ -77,7 +55,7 @@ def test_a_stepped_clock_ends_no_session_and_a_session_cut_afterwards_is_back_wi
 def test_the_same_step_ends_the_session_of_an_exabgp_with_its_own_clock(world):
     node = world.host("node", 11)
     bird = bird_at(world.host("bird", 1), node.ipv4)
-    clock = SteppedClock(world)
+    clock = SteppedClock(world.folder)
     to_bird = neighbour(node, "bird", bird.host.ipv4, BIRD_AS)
     configuration = world.folder / "plain.conf"
     configuration.write_text(configuration_text(["/bin/sleep", "1000"], desired(node, to_bird), [to_bird]))

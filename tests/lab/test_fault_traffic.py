@@ -7,14 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from router_tables import DropWatch, session_marks
+from faults import all_established, speaker_pid, start_again, undisturbed
 from traffic import Place, Traffic
 from workloads import CGROUPS, Pod, apply, eventually, pods_on, ready_pod
 
 from controller.lab.cluster import Lab
 from controller.lab.execute import wait_until
-from controller.lab.machine import read_spec
-from controller.lab.podroute import ensure_plugin, processes_on
 
 pytestmark = [pytest.mark.lab, pytest.mark.root]
 
@@ -25,27 +23,6 @@ def across(lab: Lab) -> Iterator[list[Pod]]:
     first, *_, last = lab.topology.node_names
     with pods_on(lab, [first, last], "fault") as pods:
         yield pods
-
-
-@contextmanager
-def undisturbed(lab: Lab, across: list[Pod], *, sessions_stay: bool) -> Iterator[None]:
-    """Traffic between the racks' pods goes on without loss, and no router drops a pod route; sessions stay if asked for."""
-    tors = [f"tor{rack}" for rack in range(2)]
-    before = [session_marks(lab, tor) for tor in tors]
-    one, other = across
-    with DropWatch(lab, tors) as watch, Traffic([(one.place, other.place)]) as traffic:
-        yield
-        # The consequences of what was done must have had time to show: longer than the hold time of 9 s.
-        time.sleep(2)
-    traffic.assert_no_loss()
-    assert watch.dropped == []
-    if sessions_stay:
-        assert [session_marks(lab, tor) for tor in tors] == before
-    eventually(lambda: _all_established(lab, tors), 30, "all sessions are established again")
-
-
-def _all_established(lab: Lab, tors: list[str]) -> bool:
-    return all("stablished" in mark for tor in tors for mark in session_marks(lab, tor).values())
 
 
 def test_the_probe_notices_a_route_that_is_gone_for_a_tenth_of_a_second(lab: Lab, across: list[Pod]) -> None:
@@ -99,37 +76,10 @@ def test_a_killed_part_of_the_speaker_loses_no_packet_and_no_route(
         with undisturbed(lab, across, sessions_stay=False):
             pid = speaker_pid(lab, node, victim)
             subprocess.run(["kill", "-9", str(pid)], check=True)
-            eventually(lambda: _all_established(lab, ["tor0", "tor1"]), 20, "the sessions are back")
+            eventually(lambda: all_established(lab, ["tor0", "tor1"]), 20, "the sessions are back")
     finally:
         if not with_agent:
             start_again(lab, node, "agent")
-
-
-def speaker_pid(lab: Lab, node: str, part: str) -> int:
-    """The host's pid of a part of the node's speaker: it is a chain of parents and children."""
-    entry = lab.pid(node, "speaker")
-    assert entry is not None
-    exabgp = child_of(entry)
-    return {"entry": lambda: entry, "exabgp": lambda: exabgp, "daemon": lambda: child_of(exabgp)}[part]()
-
-
-def child_of(pid: int) -> int:
-    """The only child."""
-
-    def children() -> list[int]:
-        with open(f"/proc/{pid}/task/{pid}/children") as file:
-            return [int(word) for word in file.read().split()]
-
-    return eventually(children, 5, f"process {pid} has a child")[0]
-
-
-def start_again(lab: Lab, machine: str, process: str) -> None:
-    """Starts a process that was stopped, as it was started first."""
-    folder = lab.machine(machine).folder
-    of_machine = read_spec(lab.machine(machine)).processes
-    ours = processes_on(machine, folder, str(ensure_plugin()))
-    (spec,) = (each for each in (*ours, *of_machine) if each.name == process)
-    lab.start(machine, spec)
 
 
 def test_pods_go_on_starting_while_the_operator_is_down(lab: Lab, across: list[Pod]) -> None:
