@@ -11,6 +11,7 @@ Everything here asks the running lab afresh. `bringup` and `teardown` do the wor
 
 import json
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -106,11 +107,13 @@ class Lab:
         return bringup.kubectl_command(self.state)
 
     def environment(self, machine: str) -> dict[str, str]:
-        """What a shell in a machine is given: the programs of the cluster on PATH, and in `cp` the administrator's
-        kubeconfig.
+        """What a shell in a machine is given: the programs of the cluster and `podroute` on PATH, and in `cp` the
+        administrator's kubeconfig.
         """
         folders = dict.fromkeys(str(Path(path).parent) for path in self.state.programs.values())
-        path = ":".join((*folders, "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"))
+        usual = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        # `podroute` is installed beside this interpreter; last, so that it hides no program of the host.
+        path = ":".join((*folders, usual, str(Path(sys.executable).parent)))
         own = {"KUBECONFIG": self.state.kubeconfig, "KUBECACHEDIR": "/run/kubectl-cache"} if machine == "cp" else {}
         return {"PATH": path, **own}
 

@@ -1,11 +1,13 @@
 """`podroute lab`: up, down, status, shell. The command line mounts `app`; `python -m controller.lab` runs it alone."""
 
 import os
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, NoReturn, cast
 
 import msgspec
@@ -116,19 +118,27 @@ def _show(lab: Lab, output: str, hints: bool) -> bool:
     out.print(picture(lab.topology), markup=False)
     if hints:
         named = "" if found.name == "lab" else f" --name {found.name}"
-        out.print("\nTry:")
-        out.print(f"  podroute lab shell{named} cp -- kubectl get pods -A -o wide", markup=False)
         router = lab.topology.router_names[-1] if lab.topology.routed else "n0"
-        question = _question(lab, router)
-        out.print(f"  podroute lab shell{named} {router} -- {question}", markup=False)
-        out.print(f"  podroute lab down{named}", markup=False)
+        out.print("\nTry:")
+        for words in (f"shell{named} cp -- kubectl get pods -A -o wide", _question(lab, router, named), f"down{named}"):
+            out.print(f"  {_own_name()} lab {words}", markup=False, soft_wrap=True)
     return found.good
 
 
-def _question(lab: Lab, router: str) -> str:
+def _own_name() -> str:
+    """What to type to start this program here: its name if the shell finds it by that, its path otherwise."""
+    started, found = Path(sys.argv[0]), shutil.which("podroute")
+    if started.name != "podroute" or (found and Path(found).samefile(started)):
+        return "podroute"
+    return os.path.relpath(started)
+
+
+def _question(lab: Lab, router: str, named: str) -> str:
     if router not in lab.topology.router_names:
-        return "ip route"
-    return "birdc show route" if lab.is_bird(router) else "vtysh -c 'show bgp ipv4 unicast'"
+        question = "ip route"
+    else:
+        question = "birdc show route" if lab.is_bird(router) else "vtysh -c 'show bgp ipv4 unicast'"
+    return f"shell{named} {router} -- {question}"
 
 
 def _table(found: Status) -> Table:
