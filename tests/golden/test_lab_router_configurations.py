@@ -29,8 +29,9 @@ def verdict(checker: str, path: Path) -> subprocess.CompletedProcess[str]:
     """What the router's own parser says of a file."""
     argv = CHECKERS[checker]
     program = shutil.which(argv[0], path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
-    if program is None:
+    if program is None and os.environ.get("PODROUTE_QUICK"):
         pytest.skip(f"{argv[0]} is not installed")
+    assert program, f"{argv[0]} is not installed: make prepare"
     return subprocess.run([program, *argv[1:], str(path)], capture_output=True, text=True, timeout=20, check=False)
 
 

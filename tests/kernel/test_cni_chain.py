@@ -1,4 +1,4 @@
-"""The plugins chained behind ours, those that distributions ship, understand our result and do their part."""
+"""The plugins chained behind ours, as the CNI project releases them, understand our result and do their part."""
 
 import json
 import os
@@ -9,15 +9,19 @@ from typing import Any
 import pytest
 from netns_world import Pod, World, in_netns, ip_json, run
 
+from controller.cni.install import CHAINED, supported_versions
 from controller.cni.result import Success, rendered_success
 from controller.kernel.values import GATEWAY_V4, GATEWAY_V6, mac_addresses
+from controller.lab.programs import CNI_PLUGINS, ensure_programs
 
-PLUGINS = Path("/usr/lib/cni")
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.skipif(not (PLUGINS / "bandwidth").exists(), reason="needs containernetworking-plugins"),
-]
+pytestmark = pytest.mark.root
 VERSION = "1.0.0"
+
+
+@pytest.fixture(scope="module")
+def plugins() -> dict[str, Path]:
+    """The plugins by name, as a lab has them; built if they are missing."""
+    return ensure_programs(CNI_PLUGINS, print)
 
 
 def our_result(pod: Pod) -> dict[str, Any]:
@@ -30,12 +34,12 @@ def our_result(pod: Pod) -> dict[str, Any]:
     return result
 
 
-def call(plugin: str, command: str, pod: Pod, runtime: dict[str, Any]) -> dict[str, Any]:
+def call(plugin: Path, command: str, pod: Pod, runtime: dict[str, Any]) -> dict[str, Any]:
     """Call a chained plugin as a runtime does after ours."""
     configuration = {
         "cniVersion": VERSION,
         "name": "podroute",
-        "type": plugin,
+        "type": plugin.name,
         "runtimeConfig": runtime,
         "prevResult": our_result(pod),
     }
@@ -45,10 +49,10 @@ def call(plugin: str, command: str, pod: Pod, runtime: dict[str, Any]) -> dict[s
         "CNI_CONTAINERID": pod.attachment.container_id,
         "CNI_NETNS": f"/run/netns/{pod.name}",
         "CNI_IFNAME": "eth0",
-        "CNI_PATH": str(PLUGINS),
+        "CNI_PATH": str(plugin.parent),
     }
     done = subprocess.run(
-        [PLUGINS / plugin],
+        [plugin],
         input=json.dumps(configuration),
         capture_output=True,
         text=True,
@@ -60,23 +64,27 @@ def call(plugin: str, command: str, pod: Pod, runtime: dict[str, Any]) -> dict[s
     return answer
 
 
-def test_bandwidth_finds_the_host_end_and_shapes_it(world: World) -> None:
+def test_each_plugin_says_which_versions_it_speaks(plugins: dict[str, Path]) -> None:
+    for name in CHAINED:
+        assert {"1.0.0", "1.1.0"} <= set(supported_versions(plugins[name]))
+
+
+def test_bandwidth_finds_the_host_end_and_shapes_it(world: World, plugins: dict[str, Path]) -> None:
     pod = world.pod()
     limits = {"ingressRate": 10_000_000, "ingressBurst": 1_000_000, "egressRate": 10_000_000, "egressBurst": 1_000_000}
 
-    answer = call("bandwidth", "ADD", pod, {"bandwidth": limits})
+    answer = call(plugins["bandwidth"], "ADD", pod, {"bandwidth": limits})
     assert answer["ips"] == our_result(pod)["ips"]
     assert "tbf" in run("tc", "qdisc", "show", "dev", pod.host_end)
     assert world.pod().reaches(pod.v4)
-    call("bandwidth", "DEL", pod, {"bandwidth": limits})
+    call(plugins["bandwidth"], "DEL", pod, {"bandwidth": limits})
 
 
-@pytest.mark.skipif(not os.path.exists("/usr/sbin/iptables"), reason="needs iptables")
-def test_portmap_forwards_a_port_of_the_node_to_the_pod(world: World) -> None:
+def test_portmap_forwards_a_port_of_the_node_to_the_pod(world: World, plugins: dict[str, Path]) -> None:
     pod = world.pod()
     ports = [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]
 
-    answer = call("portmap", "ADD", pod, {"portMappings": ports})
+    answer = call(plugins["portmap"], "ADD", pod, {"portMappings": ports})
     assert answer["interfaces"] == our_result(pod)["interfaces"]
     server = ["busybox", "nc", "-l", "-p", "80", "-e", "echo", "hello"]
     with in_netns(pod.fd):
@@ -89,5 +97,5 @@ def test_portmap_forwards_a_port_of_the_node_to_the_pod(world: World) -> None:
     finally:
         listening.kill()
         listening.wait()
-    call("portmap", "DEL", pod, {"portMappings": ports})
+    call(plugins["portmap"], "DEL", pod, {"portMappings": ports})
     assert ip_json("link", "show", pod.host_end)

@@ -53,9 +53,9 @@ def test_the_socket_is_for_root_and_the_speakers_user_only(world):
     assert subprocess.run(reach, check=False).returncode == 0
 
 
-def entry(*words: str, inside: str = "") -> subprocess.CompletedProcess[str]:
+def entry(*words: str, inside: str = "", python: str = sys.executable) -> subprocess.CompletedProcess[str]:
     """Runs the entry to its end, optionally after a shell command in a private mount namespace."""
-    command = [sys.executable, "-m", "bgp.speaker.entry", *words]
+    command = [python, "-m", "bgp.speaker.entry", *words]
     if inside:
         command = ["unshare", "-m", "sh", "-c", f'mount --make-rprivate / && {inside} && exec "$@"', "sh", *command]
     return subprocess.run(command, check=False, capture_output=True, text=True, cwd=TREE, timeout=20)
@@ -63,10 +63,12 @@ def entry(*words: str, inside: str = "") -> subprocess.CompletedProcess[str]:
 
 def test_a_tree_that_the_user_cannot_read_is_named_with_the_remedy(world):
     inside = (
-        "mount -t tmpfs -o mode=755 none /opt && mkdir -p /opt/closed/tree/bgp && chmod 700 /opt/closed"
-        f" && mount --bind {TREE / 'bgp'} /opt/closed/tree/bgp && cd /opt/closed/tree"
+        "mount -t tmpfs -o mode=755 none /opt && mkdir -p /opt/python /opt/closed/tree/bgp && chmod 700 /opt/closed"
+        f" && mount --bind {sys.prefix} /opt/python && mount --bind {TREE / 'bgp'} /opt/closed/tree/bgp"
+        " && cd /opt/closed/tree"
     )
-    done = entry("--run-dir", str(world.folder / "closed"), inside=inside)
+    # The interpreter must be readable, wherever this tree is: only the speaker's own code is kept away here.
+    done = entry("--run-dir", str(world.folder / "closed"), inside=inside, python="/opt/python/bin/python")
     assert done.returncode == 1
     assert "/opt/closed keeps it out" in done.stderr
     assert "chmod o+rx /opt/closed" in done.stderr
