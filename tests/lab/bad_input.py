@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -43,6 +44,7 @@ def hold(lab: Lab, row: Row) -> None:
     with others_undisturbed(lab), removed_after(lab, row.bad, row.good, *row.before):
         for each in row.before:
             apply(lab, each)
+        younger_from_now_on(lab, *row.before)
         if row.by == API_SERVER:
             with pytest.raises(LabError) as refusal:
                 apply(lab, row.bad)
@@ -66,6 +68,12 @@ def hold(lab: Lab, row: Row) -> None:
             lambda: f"{row.good} is accepted: {condition(lab, row.good, 'Accepted')}",
         )
         eventually(lambda: row.served(lab), 30, lambda: f"{row.good} is served: {found(lab, row.good)}")
+
+
+def younger_from_now_on(lab: Lab, *bodies: Body) -> None:
+    """Waits until what is created is younger than these: creationTimestamp counts whole seconds, within one the UID decides."""
+    stamps = [str(found(lab, each)["metadata"]["creationTimestamp"]) for each in bodies]
+    eventually(lambda: all(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}" > each for each in stamps), 5, "the next second")
 
 
 def named(body: Body) -> str:

@@ -207,7 +207,9 @@ MOMENTS = {
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_ctrl_c_during_the_start_leaves_nothing_behind(name: str, moment: str) -> None:
     before = host_state(name)
-    command = up_command(name, "--nodes", "2", "--racks", "2", "--cni", "reference")
+    # A shell's background job ignores SIGINT, and so would everything that is started from it.
+    listening = ["env", "--default-signal=INT"]
+    command = [*listening, *up_command(name, "--nodes", "2", "--racks", "2", "--cni", "reference")]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0
     ) as start:
