@@ -170,9 +170,9 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is.
 
     `generation` is that of the desired state last stored, `applied` says whether ExaBGP runs its configuration.
-    `routes` maps each learned prefix to its best way. A family is in `settled` once every session that could carry it
-    is settled: only then is a learned route in the kernel that `routes` lacks surplus. `started` tells one run of the
-    speaker from the next.
+    `routes` maps each learned prefix to its best way. A family is in `settled` once every session that could carry it,
+    of those that the speaker started with, is settled: only then is a learned route in the kernel that `routes` lacks
+    surplus. `started` tells one run of the speaker from the next.
     """
 
     generation: int = 0

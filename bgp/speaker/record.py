@@ -53,6 +53,7 @@ class Record:
         self.end_of_rib_sent: set[Family] = set()
         self.end_of_rib_received: set[Family] = set()
         self.settled: set[Family] = set()
+        self.is_inherited = False  # of the first order: the kernel may have routes of it from before this speaker
         self.keep_until: float | None = None
         self.removing_since: float | None = None
         self.quiet_since: float | None = None

@@ -73,8 +73,6 @@ class SpeakerState:
     def set_desired(self, desired: Desired, now: float) -> None:
         """Replaces what is wanted. Routes already received are judged again under the new policy."""
         found = checked(desired)
-        if self._first_order_at is None:
-            self._first_order_at = now
         self.desired, self._checked, self.applied, self.desired_since = desired, found, False, now
         wanted = {neighbour.address: neighbour for neighbour in found.desired.neighbours}
         self.rejected = {neighbour: why for neighbour, why in self.rejected.items() if neighbour in wanted.values()}
@@ -84,12 +82,15 @@ class SpeakerState:
                 self._reconcile(record)
         for neighbour in wanted.values():
             self._want(neighbour, now)
+        if self._first_order_at is None:
+            self._first_order_at = now
 
     def _want(self, neighbour: Neighbour, now: float) -> None:
         policy = ImportPolicy(neighbour, self.clean.refuse, self.clean.on_link)
         record = self.records.get(neighbour.address)
         if record is None:
             record = Record(neighbour, AdjRibIn(neighbour, policy), now)
+            record.is_inherited = self._first_order_at is None
             self.records[neighbour.address] = record
             self.rib.sessions[neighbour.address] = record.rib
         forgotten = bool(record.rib.forgotten) and policy.widens(record.rib.policy)
@@ -367,7 +368,8 @@ class SpeakerState:
         return family in self._decided and self._is_heard(family)
 
     def _is_heard(self, family: Family) -> bool:
-        records = [record for record in self.records.values() if record.removing_since is None]
+        """Only an inherited session may bring back what the kernel has from before; a later one is no reason to wait."""
+        records = [r for r in self.records.values() if r.is_inherited and r.removing_since is None]
         return self.desired is not None and all(
             family in record.settled for record in records if family in record.neighbour.families
         )

@@ -83,7 +83,8 @@ def named(body: Body) -> str:
 
 def found(lab: Lab, body: Body) -> Body:
     """The object as the API server has it, empty if it has none."""
-    text = lab.kubectl("get", body["kind"].lower(), named(body), "-o", "json", "--ignore-not-found")
+    where = ("-n", body["metadata"].get("namespace", "default"))
+    text = lab.kubectl("get", body["kind"].lower(), named(body), *where, "-o", "json", "--ignore-not-found")
     answer: Body = json.loads(text) if text.strip() else {}
     return answer
 

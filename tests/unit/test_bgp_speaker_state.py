@@ -365,3 +365,22 @@ def test_a_neighbour_that_came_up_late_is_given_time_to_send_its_table():
     state.tick(150.0)
     state.decide(100)
     assert state.is_settled(Family.IPV4)
+
+
+def test_a_session_that_is_added_later_keeps_no_lost_route_of_another_alive():
+    state = asked()
+    up(state)
+    for family in Family:
+        state.on_event(EndOfRib(TOR.address, False, family), 1.0)
+    state.decide(100)
+    silent = msgspec.structs.replace(TOR, name="silent", address="192.0.2.99")
+    state.set_desired(msgspec.structs.replace(DESIRED, neighbours=(TOR, silent)), 2.0)
+    state.decide(100)
+    assert observed_of(state).settled == (Family.IPV4, Family.IPV6)
+
+    of_the_first_order = asked(msgspec.structs.replace(DESIRED, neighbours=(TOR, silent)))
+    up(of_the_first_order)
+    for family in Family:
+        of_the_first_order.on_event(EndOfRib(TOR.address, False, family), 1.0)
+    of_the_first_order.decide(100)
+    assert observed_of(of_the_first_order).settled == ()
