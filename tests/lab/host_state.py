@@ -25,6 +25,7 @@ class HostState:
     cgroups: frozenset[str]
     processes: frozenset[str]
     folders: frozenset[str]
+    run: frozenset[str]
     links: frozenset[str]
     nft: str
     sysctls: tuple[str, ...]
@@ -39,6 +40,7 @@ def host_state(name: str) -> HostState:
         cgroups=frozenset(str(path) for path in Path("/sys/fs/cgroup").glob(f"**/{ROOT}/{name}")),
         processes=frozenset(processes(name)),
         folders=frozenset(str(path) for path in Path("/run/podroute-lab").glob(f"*{name}*")),
+        run=frozenset(str(path) for path in Path("/run").rglob("*") if belongs_to_labs(path)),
         links=frozenset(os.listdir("/sys/class/net")),
         nft=output("nft", "list", "ruleset"),
         sysctls=tuple(line for line in output("sysctl", "-a").splitlines() if SYSCTLS.match(line)),
@@ -49,6 +51,11 @@ def differences(before: HostState, after: HostState) -> dict[str, tuple[object, 
     """The fields that are not as before."""
     pairs = {each.name: (getattr(before, each.name), getattr(after, each.name)) for each in fields(HostState)}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def belongs_to_labs(path: Path) -> bool:
+    """Whether something in /run may be a lab's doing: nothing else on this machine should come or go there meanwhile."""
+    return not path.is_relative_to("/run/podroute-lab") and not path.is_relative_to("/run/netns")
 
 
 def belongs(name: str, text: str) -> bool:

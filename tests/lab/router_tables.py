@@ -6,10 +6,12 @@ import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from controller.lab.cluster import Lab
+from controller.lab.execute import wait_until
 from controller.lab.topology import POD_POOLS
 
 POOLS = [ipaddress.ip_network(pool) for pool in POD_POOLS]
@@ -25,7 +27,7 @@ class Entry:
 
 def is_pod_prefix(prefix: str) -> bool:
     """Whether the prefix lies in a pod pool."""
-    network = ipaddress.ip_network(prefix)
+    network = ipaddress.ip_network(prefix)  # without a length it is that of one address
     return any(network.version == pool.version and network.subnet_of(pool) for pool in POOLS)
 
 
@@ -89,12 +91,13 @@ def _connection(lab: Lab, router: str, session: str) -> str:
     return " ".join(sorted(line.split()[3] for line in lines if line.split()[3].startswith(peer)))
 
 
-class DropWatch:
-    """Watches the kernels of routers for pod routes that are removed, however briefly."""
+class RouteWatch:
+    """Watches the kernels of routers for pod routes that come and go, however briefly: `added` and `dropped` are prefixes."""
 
     def __init__(self, lab: Lab, routers: Sequence[str]) -> None:
         self.lab, self.routers = lab, routers
         self._monitors: list[subprocess.Popen[str]] = []
+        self.added: list[str] = []
         self.dropped: list[str] = []
 
     def __enter__(self) -> Self:
@@ -102,6 +105,8 @@ class DropWatch:
             for family in ("-4", "-6"):
                 argv = ["nsenter", f"--net={self.lab.netns(router)}", "ip", family, "monitor", "route"]
                 self._monitors.append(subprocess.Popen(argv, stdout=subprocess.PIPE, text=True))
+        for monitor in self._monitors:
+            wait_until(lambda pid=monitor.pid: _is_subscribed(pid), 5.0, "ip monitor listens")
         return self
 
     def __exit__(
@@ -109,13 +114,17 @@ class DropWatch:
     ) -> None:
         for monitor in self._monitors:
             monitor.terminate()
-            lines = monitor.communicate(timeout=10)[0].splitlines()
-            self.dropped += [line for line in lines if line.startswith("Deleted") and _is_pod_line(line)]
+            for line in monitor.communicate(timeout=10)[0].splitlines():
+                match = re.search(r"([0-9a-f]*[.:][0-9a-f.:]+(?:/\d+)?)", line)
+                if match and is_pod_prefix(match[1]):
+                    changes = self.dropped if line.startswith("Deleted") else self.added
+                    changes.append(str(ipaddress.ip_network(match[1])))
 
 
-def _is_pod_line(line: str) -> bool:
-    match = re.search(r"([0-9a-f:.]+/\d+)", line)
-    return bool(match) and is_pod_prefix(match[1])
+def _is_subscribed(pid: int) -> bool:
+    """Whether the process has a socket of routing netlink that is in some group (/proc/net/netlink: family, port, groups)."""
+    rows = [line.split() for line in Path(f"/proc/{pid}/net/netlink").read_text().splitlines()[1:]]
+    return any(row[1] == "0" and row[2] == str(pid) and int(row[3], 16) for row in rows)
 
 
 def node_blocks(lab: Lab) -> dict[str, str]:

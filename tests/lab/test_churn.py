@@ -19,7 +19,8 @@ MOST = 12
 
 
 @pytest.mark.parametrize(
-    "seconds", [pytest.param(45, id="short"), pytest.param(600, id="long", marks=pytest.mark.soak)]
+    "seconds",
+    [pytest.param(45, id="short"), pytest.param(600, id="long", marks=[pytest.mark.soak, pytest.mark.timeout(1200)])],
 )
 def test_scaling_up_and_down_gives_no_address_twice_and_leaks_nothing(lab: Lab, seconds: int) -> None:
     names = [f"churn-{node}" for node in lab.topology.node_names]

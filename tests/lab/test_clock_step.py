@@ -77,7 +77,7 @@ def test_a_stepped_clock_loses_no_packet_and_no_session(
     def received_since(before: list[int]) -> int:
         return min(now - then for now, then in zip(keepalives(lab, node), before, strict=True))
 
-    with undisturbed(lab, across, sessions_stay=True):
+    with undisturbed(lab, across):
         clock.step(step)
         before = keepalives(lab, node)
         # Six keepalives take two hold times: a timer that went by the wall clock would have ended the session.

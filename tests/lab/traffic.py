@@ -20,6 +20,8 @@ from controller.lab.execute import wait_until
 
 ENDPOINT = Path(__file__).with_name("traffic_endpoint.py")
 RATE = 500
+# Seconds: a record comes every 20 to 40 ms; a lost one comes again after TCP's 0.2 s, and two cores may be busy.
+STREAM_PAUSE = 1.0
 FIRST_PORT = 7000
 
 
@@ -37,13 +39,15 @@ class Place:
 
 @dataclass(frozen=True)
 class Direction:
-    """What one end sent and the other received."""
+    """What one end sent and the other received; gaps, in seconds, are the longest between two arrivals."""
 
     label: str
     sent: int
     received: int
     missing: tuple[int, ...]
     gap: float
+    stream_bytes: int
+    stream_gap: float
 
 
 class Traffic:
@@ -54,7 +58,6 @@ class Traffic:
         self._ends: list[tuple[str, str, subprocess.Popen[str]]] = []
         self.directions: list[Direction] = []
         self.errors: list[str] = []
-        self.stream_bytes = 0
 
     def __enter__(self) -> Self:
         port = FIRST_PORT
@@ -92,7 +95,10 @@ class Traffic:
         assert not self.errors, self.errors
         assert self.directions
         assert all(direction.sent > RATE for direction in self.directions), "the probe hardly ran"
-        assert self.stream_bytes > 0
+        standing = [d for d in self.directions if not d.stream_bytes or d.stream_gap > STREAM_PAUSE]
+        assert not standing, "; ".join(
+            f"{d.label}: stream of {d.stream_bytes} bytes, gap {d.stream_gap:.3f} s" for d in standing
+        )
 
     def _start(self, place: Place, own: str, peer: str, port: int) -> subprocess.Popen[str]:
         argv = [*place.enter, sys.executable, str(ENDPOINT), own, peer, str(port), str(RATE)]
@@ -130,9 +136,10 @@ class Traffic:
         # Packets before the first that arrived were sent while the other end was being started.
         first = min(got, default=0)
         missing = tuple(number for number in range(first, own["sent"]) if number not in got)
-        self.directions.append(Direction(f"{end[0]} to {end[1]}", own["sent"], len(got), missing, other["gap"]))
+        stream = other["stream_bytes"], other["stream_gap"]
+        label = f"{end[0]} to {end[1]}"
+        self.directions.append(Direction(label, own["sent"], len(got), missing, other["gap"], *stream))
         self.errors += own["errors"]
-        self.stream_bytes += own["stream_bytes"]
 
 
 def _listens(place: Place, port: int) -> bool:

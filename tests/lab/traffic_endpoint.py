@@ -43,6 +43,8 @@ class Endpoint:
         for thread in threads:
             thread.start()
         self.stopping.wait()
+        # A stream that came to a standstill has its gap at the end.
+        self.stream.append(time.monotonic())
         # What is under way still arrives.
         time.sleep(0.5)
         self.report()
@@ -115,7 +117,7 @@ class Endpoint:
                     "received": sorted({number for number, _ in self.received}),
                     "gap": max((b - a for a, b in itertools.pairwise(times)), default=0.0),
                     "stream_bytes": self.stream_bytes,
-                    "stream_gap": max((b - a for a, b in zip(self.stream, self.stream[1:], strict=False)), default=0.0),
+                    "stream_gap": max((b - a for a, b in itertools.pairwise(sorted(self.stream))), default=0.0),
                     "errors": self.stream_errors + self.send_errors[:3],
                 }
             ),
