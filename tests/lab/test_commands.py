@@ -101,9 +101,7 @@ def test_pools_ends_with_1_while_a_pool_is_refused_and_says_which_and_why(lab: L
     overlapping = body("IPPool", "overlapping", cidr="10.244.128.0/20")
     apply(lab, overlapping)
     try:
-        eventually(
-            lambda: "OverlapsPool" in podroute(lab, "pools").stdout, 20, lambda: podroute(lab, "pools").stdout
-        )
+        eventually(lambda: "OverlapsPool" in podroute(lab, "pools").stdout, 20, lambda: podroute(lab, "pools").stdout)
         done = podroute(lab, "pools")
         assert done.returncode == 1
         assert "overlapping" in done.stdout

@@ -4,9 +4,10 @@ import ipaddress
 import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from router_tables import Entry, node_blocks, pod_table
+from router_tables import Entry, RouteWatch, node_blocks, pod_table
 from workloads import apply, deployment_manifest, eventually, pod_manifest, pods, pods_on, remove_pods
 
 from controller.lab.cluster import Lab
@@ -16,10 +17,13 @@ pytestmark = [pytest.mark.lab, pytest.mark.root]
 TORS = ("tor0", "tor1")
 
 
+QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
+
+
 @pytest.fixture(scope="module")
-def lab_to_empty() -> Iterator[Lab]:
-    """Two nodes in two racks, whose pools a test takes away."""
-    lab = Lab.up(f"q{os.getpid()}", nodes=2, racks=2)
+def bare_lab() -> Iterator[Lab]:
+    """Two nodes in two racks with podroute and nothing to do: what a user has before his first `kubectl apply`."""
+    lab = Lab.up(f"q{os.getpid()}", nodes=2, racks=2, bare=True)
     yield lab
     lab.down()
 
@@ -59,6 +63,24 @@ def told(lab: Lab) -> str:
     )
 
 
+def has_blocks_of_both_families(lab: Lab) -> bool:
+    held = {node: set() for node in lab.topology.node_names}
+    for cidr, owner in node_blocks(lab).items():
+        held[owner].add(ipaddress.ip_network(cidr).version)
+    return all(versions == {4, 6} for versions in held.values())
+
+
+def test_applying_the_quickstart_gives_every_node_its_blocks_and_the_routers_their_routes(bare_lab: Lab) -> None:
+    lab = bare_lab
+    assert node_blocks(lab) == {}
+    assert not any(pod_table(lab, tor, family) for tor in TORS for family in (4, 6))
+    said = lab.kubectl("apply", "-f", str(QUICKSTART))
+    assert said.count(" created") == 6
+    eventually(lambda: has_blocks_of_both_families(lab), 20, lambda: f"{node_blocks(lab)}")
+    eventually(lambda: tables_are_the_blocks(lab), 30, lambda: told(lab))
+    assert lab.kubectl("apply", "-f", str(QUICKSTART)).count(" unchanged") == 6
+
+
 def test_every_node_has_blocks_of_both_families(lab: Lab) -> None:
     blocks = node_blocks(lab)
     for node in lab.topology.node_names:
@@ -72,8 +94,19 @@ def test_each_router_holds_exactly_the_blocks_with_the_right_next_hops_and_paths
 
 def test_nothing_longer_than_a_block_appears_while_pods_come_and_go(lab: Lab) -> None:
     names = [f"scale-{node}" for node in lab.topology.node_names]
+    eventually(lambda: tables_are_the_blocks(lab), 20, lambda: told(lab))
+    # The spine's kernel has every route that any ToR passes on, and each ToR's those of its own rack's nodes.
+    with RouteWatch(lab, lab.topology.router_names) as watch:
+        scale(lab, names)
+    blocks = set(node_blocks(lab))
+    assert set(watch.added) <= blocks
+    assert watch.dropped == []
+
+
+def scale(lab: Lab, names: list[str]) -> None:
+    """Deployments up and down and up again; after each step the tables are the blocks."""
     try:
-        for replicas in (3, 6, 1):
+        for replicas in (3, 6, 1, 4, 0):
             apply(lab, *(deployment_manifest(name, replicas, name.removeprefix("scale-")) for name in names))
             eventually(
                 lambda replicas=replicas: all(len(pods(lab, f"app={name}")) == replicas for name in names),
@@ -85,8 +118,8 @@ def test_nothing_longer_than_a_block_appears_while_pods_come_and_go(lab: Lab) ->
         lab.kubectl("delete", "deployment", "--ignore-not-found", *names)
 
 
-def test_deleting_the_pools_is_held_by_pods_says_so_and_then_leaves_nothing(lab_to_empty: Lab) -> None:
-    lab = lab_to_empty
+def test_deleting_the_pools_is_held_by_pods_says_so_and_then_leaves_nothing(bare_lab: Lab) -> None:
+    lab = bare_lab
     (node, other) = lab.topology.node_names
     lab.kubectl("-n", "kube-system", "scale", "deployment", "coredns", "--replicas=0")
     with pods_on(lab, [node], "held") as (pod,):
