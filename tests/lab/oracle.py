@@ -27,7 +27,9 @@ def wrong(lab: Lab) -> set[Finding]:
         *_pods_without_veth(veths, pods),
         *_addresses_twice(veths),
         *(finding for node in nodes for finding in _routes_without_veth(lab, node, veths[node])),
+        *(finding for node in nodes for finding in _routes_missing(lab, node, veths[node])),
         *_announcements_without_block(lab, {cidr for cidr, _ in blocks}),
+        *_announcements_missing(lab, blocks),
     }
 
 
@@ -84,6 +86,29 @@ def _routes_without_veth(lab: Lab, node: str, veths: list[tuple[str, str, list[s
             if network.prefixlen == length and (str(network.network_address), route.get("dev", "")) not in known:
                 found.add(("RouteSurplus", f"{node}/{network}"))
     return found
+
+
+def _routes_missing(lab: Lab, node: str, veths: list[tuple[str, str, list[str]]]) -> set[Finding]:
+    """Addresses on a veth to which no route of ours leads over that veth."""
+    there = {
+        (str(ipaddress.ip_network(route["dst"]).network_address), route.get("dev", ""))
+        for family in ("-4", "-6")
+        for route in json.loads(lab.netns_exec(node, ["ip", "-j", family, "route", "show", "proto", "179"]))
+    }
+    wanted = {(address, name) for name, _, addresses in veths for address in addresses}
+    return {("RouteMissing", f"{node}/{ipaddress.ip_network(address)}") for address, _ in wanted - there}
+
+
+def _announcements_missing(lab: Lab, blocks: list[tuple[str, str]]) -> set[Finding]:
+    """Blocks that the ToR of their own rack does not hold."""
+    if not lab.topology.routed:
+        return set()
+    held = {tor: {*pod_table(lab, tor, 4), *pod_table(lab, tor, 6)} for tor in lab.topology.tor_names}
+    return {
+        ("AnnouncementMissing", cidr)
+        for cidr, node in blocks
+        if node in lab.topology.node_names and cidr not in held[lab.topology.tor_names[lab.topology.rack_of(node)]]
+    }
 
 
 def _announcements_without_block(lab: Lab, blocks: set[str]) -> set[Finding]:
