@@ -24,6 +24,7 @@ from controller.kube.resources import SECRETS
 from controller.kube.store import Change, Store
 from controller.kube.writer import Writer
 from controller.plan.node import Snapshot
+from controller.plan.returned import Returns, after_hearing
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,10 @@ class Keeper:
             log.error("%s", text)
         state.set_trouble("objects", Trouble(Reason.INVALID, "; ".join(invalid)) if invalid else None)
         missing_since = self._missing_since(found)
-        snapshot = msgspec.structs.replace(state.snapshot, node=node, cluster=cluster, missing_since=missing_since)
+        returns = after_hearing(state.snapshot.returns, node.spec.epoch, state.clock()) if node else Returns()
+        snapshot = msgspec.structs.replace(
+            state.snapshot, node=node, cluster=cluster, missing_since=missing_since, returns=returns
+        )
         if snapshot != state.snapshot:
             is_news = (
                 _spec(node) != _spec(state.snapshot.node) or snapshot.missing_since != state.snapshot.missing_since

@@ -35,6 +35,7 @@ from controller.kernel.values import (
 from controller.plan.drift import route_drift
 from controller.plan.learned import Links, kept_while_unsettled, route_table
 from controller.plan.node import Local, NodePlan, plan_node
+from controller.plan.returned import after_taking_back
 from controller.plan.speaking import Surroundings
 
 log = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class Reconciler:
         self._worker = ThreadPoolExecutor(1, "reconciler")
         self._table = RuleTable()
         self._rules: Rules | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
         """Works until cancelled."""
@@ -113,7 +115,7 @@ class Reconciler:
         # In the same step as the plan: from here on the speaker follows an older one.
         self._speaking.want(plan.desired)
         state.mtu = self._mtu(readback.uplinks)
-        self._remember_held(plan)
+        self._remember_blocks(plan)
         # Taken once: routes and whether they are complete must be of one moment.
         observed = state.observed
         table = route_table(plan.routes, observed.routes, readback.links)
@@ -220,11 +222,36 @@ class Reconciler:
         reason = Reason.FOREIGN_ROUTE if foreign else Reason.APPLY_FAILED
         self._state.set_trouble("routes", Trouble(reason, f"{texts}; {reason.remedy}"))
 
-    def _remember_held(self, plan: NodePlan) -> None:
+    def _remember_blocks(self, plan: NodePlan) -> None:
+        """What the node holds, and what of it was given back, outlives this process."""
         state = self._state
-        if state.snapshot.held != plan.blocks:
-            state.snapshot = msgspec.structs.replace(state.snapshot, held=plan.blocks)
+        used = frozenset(block.uid for block in plan.blocks if block.state == "Active")
+        returns = after_taking_back(state.snapshot.returns, used)
+        if state.snapshot.held != plan.blocks or state.snapshot.returns != returns:
+            state.snapshot = msgspec.structs.replace(state.snapshot, held=plan.blocks, returns=returns)
             state.folder.store_snapshot(state.snapshot)
+        self._tell_returned(plan)
+
+    def _tell_returned(self, plan: NodePlan) -> None:
+        """Blocks that the spec grants and that this node gave back: not used, and told until the operator's word is newer."""
+        node = self._state.snapshot.node
+        listed = node.spec.blocks if node else ()
+        withheld = [block.cidr for block in listed if block.state == "Active" and block.uid in plan.returned]
+        if not withheld:
+            self._state.set_trouble("returned", None)
+            return
+        reason = Reason.BLOCK_RETURNED
+        text = f"{', '.join(withheld[:5])}: {reason.meaning}; {reason.remedy}"
+        self._state.set_trouble("returned", Trouble(reason, text))
+        wait = 0.0 if plan.decided_at is None else plan.decided_at - self._state.clock()
+        if wait > 0:
+            self._wake_in(wait)
+
+    def _wake_in(self, seconds: float) -> None:
+        """Has a pass made then; a later call takes an earlier one's place."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._state.reconcile.ring)
 
     def _become_ready(self) -> None:
         if not self._state.is_ready:

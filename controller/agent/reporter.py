@@ -15,6 +15,7 @@ import msgspec
 from controller.agent.state import State
 from controller.api.nodenetwork import NodeNetworkStatus
 from controller.plan.report import Seen, node_status, notable_part, urgent_part
+from controller.plan.returned import Return, after_giving_back
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +119,7 @@ class Reporter:
         delay = seconds_until_write(status, self._written, now, self._jitter.random())
         if delay is None or delay > 0:
             return delay
+        self._remember_returns(status)
         try:
             await self._write(self._state.node, status)
         except self._failures as error:
@@ -129,6 +131,18 @@ class Reporter:
         self._failure = ""
         self._written = Written(status, self._state.clock())
         return None
+
+    def _remember_returns(self, status: NodeNetworkStatus) -> None:
+        """Before it is said: whoever hears it may give the blocks to others, whatever becomes of this process."""
+        state = self._state
+        if state.done is None:
+            return
+        answer = Return(state.done.object_uid, status.observed_generation, status.epoch)
+        returns = after_giving_back(state.snapshot.returns, status.released, answer)
+        if returns != state.snapshot.returns:
+            state.snapshot = msgspec.structs.replace(state.snapshot, returns=returns)
+            state.folder.store_snapshot(state.snapshot)
+            state.reconcile.ring()
 
 
 def rfc3339_now() -> str:

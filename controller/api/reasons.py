@@ -123,5 +123,10 @@ class Reason(StrEnum):
         "a route that is not ours has the prefix of one of ours and a better metric",
         "remove it, or give it a metric above 179",
     )
+    BLOCK_RETURNED = (
+        "BlockReturned",
+        "the spec grants a block again that this node gave back; another node may have it by now, so it is not used",
+        "see that the operator runs: after a restored backup its word counts 90 s after its new epoch",
+    )
     SNAPSHOT_STALE = "SnapshotStale", "the API server is away; the last known state is used"
     HOSTILE = "HostileSurroundings", "a setting of the node works against pod traffic", "see `podroute check`"

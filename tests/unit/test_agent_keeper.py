@@ -1,4 +1,4 @@
-"""What the agent makes of the Secrets that its sessions name (`controller.agent.keeper`)."""
+"""What the agent makes of the Secrets that its sessions name, and of epochs (`controller.agent.keeper`)."""
 
 import asyncio
 import base64
@@ -15,6 +15,7 @@ from controller.api.objects import Metadata
 from controller.api.reasons import Reason
 from controller.kube.errors import KubeError, NotFound, Unavailable
 from controller.plan.node import Snapshot
+from controller.plan.returned import Returns
 
 
 class Api:
@@ -113,3 +114,21 @@ def test_an_api_server_that_is_away_leaves_passwords_as_they_are_and_is_no_troub
     site.api.failure = Unavailable("GET", "no answer")
     assert site.look() == {"tor": "s3cret"}
     assert site.state.troubles == {}
+
+
+def test_a_new_epoch_is_noted_with_its_time_and_one_that_comes_back_without(site: Site) -> None:
+    def show(version: int, epoch: str) -> None:
+        body = {
+            "metadata": {"name": "n0", "uid": "object", "resourceVersion": str(version)},
+            "spec": {"node": {"name": "n0"}, "epoch": epoch},
+        }
+        store = site.keeper._store
+        site.keeper._on_change(store.replace(NodeNetwork, [body], str(version), store.highest(NodeNetwork)))
+
+    show(10, "early")
+    show(20, "late")
+    assert site.state.snapshot.returns == Returns(epochs=("early", "late"), since=0.0)
+    # The restored backup is older than all that was seen.
+    show(15, "early")
+    assert site.state.snapshot.returns == Returns(epochs=("late", "early"), since=None)
+    assert site.state.folder.load_snapshot().returns == site.state.snapshot.returns

@@ -7,6 +7,7 @@ import asyncio
 import ipaddress
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bgp.speaker.client import SpeakerClient
@@ -21,6 +22,7 @@ from controller.api.clusternetwork import ClusterNetwork
 from controller.api.ipblock import NodeReference
 from controller.api.nodenetwork import BlockGrant, NodeNetwork, NodeNetworkSpec
 from controller.api.objects import Metadata
+from controller.api.reasons import Reason
 from controller.kernel.netlink import KernelError
 from controller.kernel.surroundings import Uplink
 from controller.kernel.values import (
@@ -35,6 +37,7 @@ from controller.kernel.values import (
     pod_routes,
 )
 from controller.plan.node import Snapshot
+from controller.plan.returned import Return, Returns
 
 BLOCK = BlockGrant(cidr="10.244.0.0/26", uid="b", pool="p")
 KEY = ("c1", "eth0")
@@ -191,3 +194,23 @@ def test_rules_that_were_refused_once_are_written_by_the_next_pass(site: Site) -
     assert len(site.kernel.rules) == 1
     site.one_pass()
     assert len(site.kernel.rules) == 1
+
+
+def test_a_block_that_was_given_back_is_left_alone_and_told_until_it_is_granted_anew(site: Site) -> None:
+    returns = Returns(blocks={"b": Return("", 10, "")}, epochs=("",), since=0.0)
+    site.state.snapshot = msgspec.structs.replace(site.state.snapshot, returns=returns)
+    assert site.one_pass() == []
+    assert ipaddress.ip_network(BLOCK.cidr) not in {route.prefix for route in site.kernel.changes[0].create}
+    (trouble,) = site.state.troubles.values()
+    assert trouble.reason is Reason.BLOCK_RETURNED
+    assert BLOCK.cidr in trouble.message
+    assert site.state.folder.load_snapshot().returns == returns
+    node = site.state.snapshot.node
+    assert node is not None
+    later = msgspec.structs.replace(node, metadata=msgspec.structs.replace(node.metadata, generation=11))
+    site.state.snapshot = msgspec.structs.replace(site.state.snapshot, node=later)
+    assert site.one_pass() == []
+    assert ipaddress.ip_network(BLOCK.cidr) in {route.prefix for route in site.kernel.changes[1].create}
+    assert site.state.troubles == {}
+    # It is the node's own again: an object of whatever age that lists it says nothing new.
+    assert site.state.folder.load_snapshot().returns.blocks == {}
