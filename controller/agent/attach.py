@@ -29,6 +29,7 @@ BLOCK_SECONDS = 20.0
 _REMEDIES = {
     NoAddress.NO_POOL: "create or enable an IPPool that serves the pod (kubectl get ippools)",
     NoAddress.NO_BLOCK: "see the IPPools' conditions (kubectl get ippools) and whether the operator runs",
+    NoAddress.LEAVING: "see the agent's log: a veth that can't be removed keeps its addresses",
     NoAddress.EXHAUSTED: "wait for the operator to grant a block, or see the IPPools' conditions (kubectl get ippools)",
 }
 
@@ -37,10 +38,10 @@ class PodKernel(Protocol):
     """The effects that an attachment needs; `controller.agent.pods` has the real ones."""
 
     async def wire(self, netns: int, attachment: Attachment, mtu: int) -> None:
-        """Makes the veth, both ends complete. Undoes what it began if it fails. Raises CniError."""
+        """Makes the veth, both ends complete. What it left if it failed, `remove_later` removes. Raises CniError."""
 
     def remove_later(self, name: str) -> None:
-        """Has the veth deleted after the reply: the kernel takes 40 ms for it."""
+        """Has the veth deleted after the reply: the kernel takes 40 ms for it. Then the ledger hears that it is gone."""
 
     async def forget(self, addresses: tuple[Address, ...]) -> None:
         """Deletes the conntrack entries of addresses that are used again before they have rested."""
@@ -98,6 +99,7 @@ class Attachments:
             await self._kernel.wire(request.netns_fd, attachment, mtu)
         except BaseException:
             self._state.ledger.withdraw(key)
+            self._kernel.remove_later(host_interface_name(*key))
             raise
         self._state.report.ring()
         return _success(request, attachment, mtu)
@@ -136,7 +138,9 @@ class Attachments:
         granted = {block.cidr for block in state.snapshot.node.spec.blocks} if state.snapshot.node else set()
         blocks = tuple(block for block in serving(plan.blocks, pools) if block.cidr in granted)
         answer = state.ledger.assign(key, blocks)
-        if isinstance(answer, Refusal) and key not in state.waiting:
+        # Addresses that are about to be free are no demand for another block.
+        is_lasting = isinstance(answer, Refusal) and answer.reason is not NoAddress.LEAVING
+        if is_lasting and key not in state.waiting:
             state.waiting[key] = pools
             state.report.ring()
         return answer
@@ -156,8 +160,6 @@ class Attachments:
         if released:
             state.folder.store_resting(state.ledger.resting)
             state.report.ring()
-            # A pod that waits may have the address if there is no other.
-            state.blocks_changed.ring()
 
     async def _check(self, request: Request) -> None:
         key = _key(request)

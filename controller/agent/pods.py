@@ -37,7 +37,7 @@ class PodEffects:
         self._to_forget: set[Address] = set()
         self._forgetting = asyncio.Lock()
         # Removals under way, by the link's name: an addition of the same container gets a link of the same name.
-        self._leaving: dict[str, Future[None]] = {}
+        self._leaving: dict[str, Future[bool]] = {}
 
     def close(self) -> None:
         """Waits for what was begun."""
@@ -82,7 +82,11 @@ class PodEffects:
         links = await self.links()
         known = {host_interface_name(*key) for key in self._state.ledger.used.values()}
         self._leaving = {name: removal for name, removal in self._leaving.items() if not removal.done()}
-        strays = {link.name for link in links} - known - self._leaving.keys()
+        present = {link.name for link in links}
+        # One that could not be removed may have gone with its namespace since.
+        for name in self._state.ledger.linked - present - self._leaving.keys():
+            self._unlinked(name)
+        strays = present - known - self._leaving.keys()
         for name in strays & suspects:
             log.warning("interface %s belongs to no pod that was added: removed", name)
             self.remove_later(name)
@@ -99,7 +103,6 @@ class PodEffects:
             await asyncio.shield(work)
         except asyncio.CancelledError:
             await asyncio.wait([work])
-            self.remove_later(name)
             raise
         except pods.InterfaceExists as error:
             raise CniError(
@@ -120,8 +123,23 @@ class PodEffects:
         self._state.wired.discard(name)
         under_way = self._leaving.get(name)
         # DEL comes often: a second removal that is overtaken would take a later link of that name.
-        if under_way is None or under_way.done():
-            self._leaving[name] = self._removing.submit(_removed, name)
+        if under_way is not None and not under_way.done():
+            return
+        loop = asyncio.get_running_loop()
+        self._leaving[name] = removal = self._removing.submit(_removed, name)
+        removal.add_done_callback(lambda done: loop.call_soon_threadsafe(self._on_removed, name, done))
+
+    def _on_removed(self, name: str, removal: Future[bool]) -> None:
+        if removal.cancelled() or not removal.result():
+            return
+        if self._leaving.get(name) is removal:
+            del self._leaving[name]
+        self._unlinked(name)
+
+    def _unlinked(self, name: str) -> None:
+        """From here on a pod that waits may have the addresses of the veth, if there are no others."""
+        if self._state.ledger.unlinked(name):
+            self._state.blocks_changed.ring()
 
     async def forget(self, addresses: tuple[Address, ...]) -> None:
         """See `PodKernel.forget`. Those who ask while one pass is under way share the next: each reads the whole table."""
@@ -149,12 +167,15 @@ class PodEffects:
         return await asyncio.get_running_loop().run_in_executor(executor, work)
 
 
-def _removed(name: str) -> None:
+def _removed(name: str) -> bool:
+    """Whether the kernel has no such veth any more."""
     try:
         pods.unwire_pod(name)
     except (KernelError, OSError) as error:
         # The sweep finds what is left.
         log.error("interface %s was not removed: %s", name, error)
+        return False
+    return True
 
 
 def _forget(addresses: tuple[Address, ...]) -> None:

@@ -171,6 +171,7 @@ class Reconciler:
             if name in wired and name in state.wired and name not in present:
                 state.wired.discard(name)
                 state.ledger.release(key, state.clock())
+                state.ledger.unlinked(name)
                 state.folder.store_resting(state.ledger.resting)
                 state.blocks_changed.ring()
 

@@ -35,9 +35,11 @@ CLUSTER = ClusterNetworkSpec(
 
 
 class Kernel:
-    """Remembers what it was asked; `before_wire` may wait or fail."""
+    """Remembers what it was asked; `before_wire` may wait or fail, and `is_slow` puts removals off until `remove_now`."""
 
-    def __init__(self) -> None:
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.is_slow = False
         self.wired: dict[str, Attachment] = {}
         self.removed: list[str] = []
         self.forgotten: list[tuple[Address, ...]] = []
@@ -49,8 +51,14 @@ class Kernel:
         self.wired[host_interface_name(attachment.container_id, attachment.interface)] = attachment
 
     def remove_later(self, name: str) -> None:
-        self.wired.pop(name, None)
         self.removed.append(name)
+        if not self.is_slow:
+            self.remove_now(name)
+
+    def remove_now(self, name: str) -> None:
+        self.wired.pop(name, None)
+        if self.state.ledger.unlinked(name):
+            self.state.blocks_changed.ring()
 
     async def forget(self, addresses: tuple[Address, ...]) -> None:
         self.forgotten.append(addresses)
@@ -68,7 +76,7 @@ class Node:
     def __init__(self, folder: Path, blocks: tuple[BlockGrant, ...] = BLOCKS) -> None:
         self.now = 100.0
         self.state = State("n0", RunFolder(folder), lambda: self.now)
-        self.kernel = Kernel()
+        self.kernel = Kernel(self.state)
         self.attachments = Attachments(self.state, self.kernel)
         self.grant(blocks)
 
@@ -249,6 +257,41 @@ def test_connections_of_an_address_that_did_not_rest_in_full_are_forgotten_first
         await node.ask(Command.DEL)
         assert await node.ask(Command.ADD, "c2") is not None
         assert node.kernel.forgotten == [(ipaddress.ip_address("10.244.0.0"),)]
+
+    run(story())
+
+
+def test_an_address_whose_old_veth_is_still_there_is_given_to_nobody_until_that_is_gone(tmp_path: Path) -> None:
+    async def story() -> None:
+        node = Node(tmp_path, (BlockGrant(cidr="10.244.0.0/32", uid="b4", pool="p4"),))
+        await node.ask(Command.ADD)
+        node.kernel.is_slow = True
+        await node.ask(Command.DEL)
+        adding = asyncio.create_task(node.ask(Command.ADD, "c2"))
+        await asyncio.sleep(0)
+        (old,) = node.kernel.removed
+        assert list(node.kernel.wired) == [old]
+        assert not node.state.ledger.used
+        # Another block is not what it waits for.
+        assert not node.state.waiting
+        node.kernel.remove_now(old)
+        assert await adding is not None
+        assert old not in node.kernel.wired
+
+    run(story())
+
+
+def test_an_address_of_a_failed_addition_is_free_once_what_was_begun_is_removed(node: Node) -> None:
+    async def story() -> None:
+        async def fail() -> None:
+            raise CniError(ErrorCode.KERNEL, "no", "none")
+
+        node.kernel.before_wire, node.kernel.is_slow = fail, True
+        await node.refused(Command.ADD)
+        (name,) = node.kernel.removed
+        assert len(node.state.ledger.occupied) == 2
+        node.kernel.remove_now(name)
+        assert node.state.ledger.occupied == frozenset()
 
     run(story())
 

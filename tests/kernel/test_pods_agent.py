@@ -1,0 +1,112 @@
+"""Additions and deletions by the agent's own code in a real kernel (`controller.agent.attach`, `controller.agent.pods`)."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable
+from pathlib import Path
+
+import pytest
+from netns_world import Pod, World
+
+from controller.agent.attach import Attachments
+from controller.agent.files import RunFolder
+from controller.agent.pods import PodEffects
+from controller.agent.state import State
+from controller.api.clusternetwork import ClusterNetwork, ClusterNetworkSpec, PoolFlags
+from controller.api.ipblock import NodeReference
+from controller.api.nodenetwork import BlockGrant, NodeNetwork, NodeNetworkSpec
+from controller.api.objects import Metadata
+from controller.cni.request import Command, Configuration, Request
+from controller.cni.request import Pod as PodName
+from controller.cni.result import Success
+from controller.kernel import pods
+from controller.plan.node import Local, Snapshot, plan_node
+from controller.plan.speaking import Surroundings
+
+pytestmark = pytest.mark.root
+
+# One address of each family: the next pod can only have its predecessor's.
+BLOCKS = (
+    BlockGrant(cidr="10.1.0.1/32", uid="b4", pool="p4"),
+    BlockGrant(cidr="fd00:1::1/128", uid="b6", pool="p6"),
+)
+POOLS = (
+    PoolFlags(name="p4", cidr="10.1.0.0/16", block_size=32),
+    PoolFlags(name="p6", cidr="fd00:1::/64", block_size=128),
+)
+
+
+class Agent:
+    """Those parts of an agent that serve CNI calls, in the world's node; makes its threads in that namespace."""
+
+    def __init__(self, folder: Path) -> None:
+        self.state = State("n0", RunFolder(folder), lambda: 100.0)
+        spec = NodeNetworkSpec(node=NodeReference(name="n0"), addresses=("192.0.2.10", "2001:db8:1::10"), blocks=BLOCKS)
+        self.state.snapshot = Snapshot(
+            node=NodeNetwork(metadata=Metadata(name="n0"), spec=spec),
+            cluster=ClusterNetwork(metadata=Metadata(name="default"), spec=ClusterNetworkSpec(pools=POOLS)),
+        )
+        self.state.plan = plan_node(self.state.snapshot, Local((), frozenset(), Surroundings()))
+        self.effects = PodEffects(self.state)
+        self.attachments = Attachments(self.state, self.effects)
+
+    async def ask(self, command: Command, pod: Pod, interface: str = "eth0") -> Success | None:
+        request = Request(
+            command=command,
+            container_id=pod.attachment.container_id,
+            interface=interface,
+            netns=f"/run/netns/{pod.name}",
+            netns_fd=pod.fd,
+            pod=PodName("default", "web", "uid"),
+            configuration=Configuration("1.1.0", "podroute"),
+        )
+        return await self.attachments.handle(request)
+
+
+def run(agent: Agent, work: Awaitable[object]) -> None:
+    try:
+        asyncio.run(asyncio.wait_for(work, 20))
+    finally:
+        agent.effects.close()
+
+
+def test_an_address_is_never_on_two_veths_however_scarce(world: World, tmp_path: Path) -> None:
+    agent = Agent(tmp_path)
+    one, two = world.unwired_pod(), world.unwired_pod()
+    go = threading.Event()
+
+    async def story() -> None:
+        await agent.ask(Command.ADD, one)
+        (old,) = await agent.effects.links()
+        # Every thread that removes veths is kept busy, as by pods that leave before this one.
+        busy = [agent.effects._removing.submit(go.wait, 20) for _ in range(4)]
+        await agent.ask(Command.DEL, one)
+        adding = asyncio.create_task(agent.ask(Command.ADD, two))
+        # The wiring thread has had its turn: an addition that did not wait would have been wired by now.
+        assert await agent.effects.links() == [old]
+        assert await agent.effects.links() == [old]
+        assert not adding.done()
+        go.set()
+        success = await adding
+        assert success is not None
+        assert [str(address) for address in success.addresses] == ["10.1.0.1", "fd00:1::1"]
+        (new,) = await agent.effects.links()
+        assert new.name == success.host_interface != old.name
+        assert all(future.result() for future in busy)
+
+    run(agent, story())
+
+
+def test_a_failed_addition_leaves_neither_veth_nor_taken_addresses(world: World, tmp_path: Path) -> None:
+    agent = Agent(tmp_path)
+    one, two = world.unwired_pod(), world.unwired_pod()
+    one.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "other")
+
+    async def story() -> None:
+        with pytest.raises(Exception, match="has an interface of this name already"):
+            await agent.ask(Command.ADD, one)
+        assert await agent.ask(Command.ADD, two) is not None
+        assert len(await agent.effects.links()) == 1
+
+    run(agent, story())
+    assert len(pods.read_pods()) == 1
