@@ -37,6 +37,7 @@ from controller.plan.learned import Links, kept_while_unsettled, route_table
 from controller.plan.node import Local, NodePlan, plan_node
 from controller.plan.returned import after_taking_back
 from controller.plan.speaking import Surroundings
+from controller.plan.withdrawal import after_telling
 
 log = logging.getLogger(__name__)
 
@@ -112,10 +113,10 @@ class Reconciler:
         if plan is None:
             return []
         before, state.plan = state.plan, plan
+        self._remember(plan)
         # In the same step as the plan: from here on the speaker follows an older one.
         self._speaking.want(plan.desired)
         state.mtu = self._mtu(readback.uplinks)
-        self._remember_blocks(plan)
         # Taken once: routes and whether they are complete must be of one moment.
         observed = state.observed
         table = route_table(plan.routes, observed.routes, readback.links)
@@ -223,14 +224,16 @@ class Reconciler:
         reason = Reason.FOREIGN_ROUTE if foreign else Reason.APPLY_FAILED
         self._state.set_trouble("routes", Trouble(reason, f"{texts}; {reason.remedy}"))
 
-    def _remember_blocks(self, plan: NodePlan) -> None:
-        """What the node holds, and what of it was given back, outlives this process."""
+    def _remember(self, plan: NodePlan) -> None:
+        """What outlives this process: the blocks held, those given back, and the sessions, before the speaker is told."""
         state = self._state
         used = frozenset(block.uid for block in plan.blocks if block.state == "Active")
+        told = after_telling(state.snapshot.told, plan.desired.neighbours, state.observed, state.clock())
         returns = after_taking_back(state.snapshot.returns, used)
-        if state.snapshot.held != plan.blocks or state.snapshot.returns != returns:
-            state.snapshot = msgspec.structs.replace(state.snapshot, held=plan.blocks, returns=returns)
-            state.folder.store_snapshot(state.snapshot)
+        snapshot = msgspec.structs.replace(state.snapshot, held=plan.blocks, returns=returns, told=told)
+        if snapshot != state.snapshot:
+            state.snapshot = snapshot
+            state.folder.store_snapshot(snapshot)
         self._tell_returned(plan)
 
     def _tell_returned(self, plan: NodePlan) -> None:

@@ -5,27 +5,28 @@
 """
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 import msgspec
 
-from bgp.values import Desired
+from bgp.values import Desired, Family
 from controller.api.clusternetwork import ClusterNetwork, ClusterNetworkSpec
 from controller.api.nodenetwork import BlockClaim, BlockGrant, NodeNetwork
-from controller.api.objects import Address, Network
+from controller.api.objects import Address, Network, family_of
 from controller.kernel.values import PodLink, Route, RouteKind, Rules, pod_routes
 from controller.plan.addresses import occupancy
 from controller.plan.returned import Returns, decided_at, still_returned
 from controller.plan.speaking import Holding, Surroundings, desired_for
+from controller.plan.withdrawal import Told
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the API server last said, and the blocks that the node holds; kept in /run for when it is away.
 
     `held` are all blocks that were granted and not yet given back, whether or not `node` still lists them, `returns` those that
-    were. `missing_since` is when the API server first said that there is no such NodeNetwork (CLOCK_MONOTONIC seconds); `node` is
-    the last one then.
+    were. `told` are the sessions that the speaker is to keep. `missing_since` is when the API server first said that there is no
+    such NodeNetwork (CLOCK_MONOTONIC seconds); `node` is the last one then.
     """
 
     node: NodeNetwork | None = None
@@ -33,6 +34,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     passwords: dict[str, str] = {}
     held: tuple[BlockGrant, ...] = ()
     returns: Returns = Returns()
+    told: Told = Told()
     missing_since: float | None = None
 
     @property
@@ -150,10 +152,15 @@ def leaving_blocks(blocks: Iterable[BlockGrant], occupied: Iterable[Address]) ->
     return frozenset(cidr for cidr, count in counts.items() if count == 0)
 
 
-def released_uids(blocks: Iterable[BlockGrant], withdrawn: Iterable[str], still_sent: Iterable[str]) -> tuple[str, ...]:
-    """UIDs of blocks that may be deleted: withdrawn, and in no session's sent prefixes any more."""
+def released_uids(
+    blocks: Iterable[BlockGrant], withdrawn: Iterable[str], still_sent: Iterable[str], kept: Collection[Family] = ()
+) -> tuple[str, ...]:
+    """UIDs of blocks that may be deleted: withdrawn, in no session's sent prefixes any more, and kept by no router.
+
+    `kept` are families in which a router may still hold what a session that fell had told it.
+    """
     gone = set(withdrawn) - set(still_sent)
-    return tuple(block.uid for block in blocks if block.cidr in gone)
+    return tuple(block.uid for block in blocks if block.cidr in gone and Family(family_of(block.cidr)) not in kept)
 
 
 def _block_routes(blocks: Iterable[BlockGrant]) -> list[Route]:

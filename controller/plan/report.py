@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from bgp.values import Observed, Session, SessionState
+from bgp.values import Family, Observed, Session, SessionState
 from controller.api.nodenetwork import (
     BlockUsage,
     NodeNetwork,
@@ -29,13 +29,15 @@ from controller.plan.speaking import missing_secrets
 class Seen:
     """What the agent saw on its node. `waiting` are the pools that could serve each waiting pod.
 
-    `speaker_follows`: the speaker has stored the desired state of the plan, and what is observed came after that.
+    `speaker_follows`: the speaker has stored the desired state of the plan, and what is observed came after that. `kept` are
+    families in which a router may still hold what was withdrawn: see `controller.plan.withdrawal`.
     """
 
     pods: int
     occupied: frozenset[Address]
     observed: Observed
     speaker_follows: bool = False
+    kept: frozenset[Family] = frozenset()
     learned_installed: int = 0
     waiting: tuple[frozenset[str], ...] = ()
     drift: Mapping[str, int] = field(default_factory=dict)
@@ -70,12 +72,18 @@ def node_status(
         learned_routes=seen.learned_installed,
         demand=_demand(plan, usage, seen.waiting),
         usage=tuple(BlockUsage(cidr=cidr, in_use=count) for cidr, count in usage.items()),
-        # A session that is down has sent nothing, and would announce again what an older desired state says.
-        released=released_uids(plan.blocks, plan.withdrawn, still_sent(seen.observed)) if seen.speaker_follows else (),
+        released=_released(plan, seen),
         claims=plan.claims,
         drift=dict(seen.drift),
         conditions=_conditions(node, seen, now),
     )
+
+
+def _released(plan: NodePlan, seen: Seen) -> tuple[str, ...]:
+    # A session that comes up would announce again what an older desired state says.
+    if not seen.speaker_follows:
+        return ()
+    return released_uids(plan.blocks, plan.withdrawn, still_sent(seen.observed), seen.kept)
 
 
 def still_sent(observed: Observed) -> frozenset[str]:

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from bgp.speaker.client import SpeakerClient
-from bgp.values import Observed
+from bgp.values import Family, Observed
 from bgp.values import Route as Learned
 from controller.agent import reconciler as module
 from controller.agent.files import RunFolder
@@ -38,6 +38,7 @@ from controller.kernel.values import (
 )
 from controller.plan.node import Snapshot
 from controller.plan.returned import Return, Returns
+from controller.plan.withdrawal import Keeping, Told
 
 BLOCK = BlockGrant(cidr="10.244.0.0/26", uid="b", pool="p")
 KEY = ("c1", "eth0")
@@ -214,3 +215,14 @@ def test_a_block_that_was_given_back_is_left_alone_and_told_until_it_is_granted_
     assert site.state.troubles == {}
     # It is the node's own again: an object of whatever age that lists it says nothing new.
     assert site.state.folder.load_snapshot().returns.blocks == {}
+
+
+def test_sessions_that_the_speaker_is_to_drop_are_remembered_in_the_file_before_it_hears_of_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Told(sessions={"tor": Keeping((Family.IPV4,), 129.0)})
+    site.state.snapshot = msgspec.structs.replace(site.state.snapshot, told=told)
+    remembered: list[Told] = []
+    monkeypatch.setattr(Speaking, "want", lambda *_: remembered.append(site.state.folder.load_snapshot().told))
+    site.one_pass()
+    assert remembered == [Told(until={Family.IPV4: 229.0})]

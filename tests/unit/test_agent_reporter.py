@@ -1,11 +1,12 @@
 """When a node's status is written, and what is remembered of it (`controller.agent.reporter`)."""
 
 import asyncio
+import time
 from pathlib import Path
 
 import msgspec
 
-from bgp.values import Observed
+from bgp.values import Family, Observed, Session, SessionState
 from controller.agent.files import RunFolder
 from controller.agent.reporter import COUNTERS, LEAST, NOTABLE, Reporter, Written, seconds_until_write
 from controller.agent.state import State
@@ -23,6 +24,7 @@ from controller.api.objects import Metadata
 from controller.plan.node import Local, Snapshot, plan_node
 from controller.plan.returned import Return
 from controller.plan.speaking import Surroundings
+from controller.plan.withdrawal import Keeping, Told
 
 QUIET = NodeNetworkStatus(epoch="e", pods=1)
 
@@ -108,3 +110,29 @@ def test_a_block_that_is_given_back_is_remembered_before_that_is_said_and_though
     asyncio.run(asyncio.wait_for(story(), 10))
     assert remembered == [{"b": Return("object", 10, "e")}]
     assert state.snapshot.returns.blocks == remembered[0]
+
+
+def test_a_block_that_waits_for_a_routers_restart_time_is_given_back_when_that_is_over(tmp_path: Path) -> None:
+    state = reporting(tmp_path)
+    state.clock = time.monotonic
+    tor = Keeping((Family.IPV4,), 129.0)
+    fell = time.monotonic() - tor.seconds + 0.4
+    session = Session(name="tor", address="10.0.0.1", state=SessionState.CONNECTING, since=fell, restarts=1)
+    state.observed = Observed(generation=1, sessions=(session,))
+    state.snapshot = msgspec.structs.replace(state.snapshot, told=Told(sessions={"tor": tor}))
+    written: asyncio.Queue[tuple[float, NodeNetworkStatus]] = asyncio.Queue()
+
+    async def write(_: str, status: NodeNetworkStatus) -> None:
+        await written.put((time.monotonic(), status))
+
+    async def story() -> None:
+        task = asyncio.create_task(Reporter(state, write, (Refused,)).run())
+        state.report.ring()
+        _, first = await written.get()
+        assert first.released == ()
+        at, second = await written.get()
+        assert second.released == ("b",)
+        assert at >= fell + tor.seconds
+        task.cancel()
+
+    asyncio.run(asyncio.wait_for(story(), 10))

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from bgp.reasons import SessionReason
-from bgp.values import Observed, Session, SessionState
+from bgp.values import Family, Observed, Session, SessionState
 from controller.api.clusternetwork import ClusterNetwork
 from controller.api.ipblock import NodeReference
 from controller.api.nodenetwork import BlockGrant, NodeNetwork, NodeNetworkSpec, SessionSpec
@@ -44,6 +44,11 @@ def test_a_block_is_released_once_the_speaker_follows_and_no_session_has_sent_it
 def test_a_block_is_not_released_while_a_session_has_sent_it(plan: NodePlan) -> None:
     still = msgspec.structs.replace(UP, sent=(RELEASING.cidr,))
     assert node_status(NODE, plan, {}, seen(still), NOW).released == ()
+
+
+def test_a_block_is_not_released_while_a_router_may_hold_it_and_another_family_is_no_hindrance(plan: NodePlan) -> None:
+    assert node_status(NODE, plan, {}, replace(seen(UP), kept=frozenset({Family.IPV4})), NOW).released == ()
+    assert node_status(NODE, plan, {}, replace(seen(UP), kept=frozenset({Family.IPV6})), NOW).released == ("b4",)
 
 
 def test_a_block_is_not_released_before_the_speaker_knows_of_it(plan: NodePlan) -> None:
