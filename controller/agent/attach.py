@@ -5,6 +5,8 @@ away is cancelled there, and what it had begun is undone here.
 """
 
 import asyncio
+import logging
+from dataclasses import dataclass
 from typing import Protocol
 
 from controller.agent.ledger import Assigned, Key
@@ -21,10 +23,23 @@ from controller.kernel.values import (
     host_interface_name,
     mac_addresses,
 )
-from controller.plan.addresses import POOLS_ANNOTATION, NoAddress, Refusal, eligible_pools, serving
+from controller.plan.addresses import (
+    POOLS_ANNOTATION,
+    NoAddress,
+    Offer,
+    Refusal,
+    eligible_pools,
+    families_of,
+    offers_of,
+    serving,
+)
+
+log = logging.getLogger(__name__)
 
 # How long an addition waits for a block before the runtime is told to try again.
 BLOCK_SECONDS = 20.0
+# How long a node must have had blocks of one family alone before a pod goes without the other: two families' grants are two writes.
+PARTIAL_SECONDS = 10.0
 
 _REMEDIES = {
     NoAddress.NO_POOL: "create or enable an IPPool that serves the pod (kubectl get ippools)",
@@ -32,6 +47,19 @@ _REMEDIES = {
     NoAddress.LEAVING: "see the agent's log: a veth that can't be removed keeps its addresses",
     NoAddress.EXHAUSTED: "wait for the operator to grant a block, or see the IPPools' conditions (kubectl get ippools)",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class _Partial:
+    """The node has blocks of one family and is offered another of which it has none yet."""
+
+    awaited: tuple[Offer, ...]
+
+    @property
+    def refusal(self) -> Refusal:
+        """Why the pod is not started with what there is."""
+        families = ", ".join(offer.family for offer in self.awaited)
+        return Refusal(NoAddress.NO_BLOCK, f"the node has no {families} block yet, and a pod gets every family or none")
 
 
 class PodKernel(Protocol):
@@ -108,18 +136,36 @@ class Attachments:
         """Waits up to 20 s for a block: the operator grants ahead of demand, so that is rare."""
         state = self._state
         deadline = state.clock() + BLOCK_SECONDS
+        partial_since: float | None = None
         try:
             while True:
+                now = state.clock()
                 answer = self._try_assign(request, key)
                 if isinstance(answer, Assigned):
                     return answer
-                left = deadline - state.clock()
-                if left <= 0 or answer.reason is NoAddress.NO_POOL:
+                if isinstance(answer, _Partial):
+                    partial_since = now if partial_since is None else partial_since
+                    if now >= deadline and now - partial_since >= PARTIAL_SECONDS:
+                        self._go_without(answer.awaited)
+                        continue
+                    answer = answer.refusal
+                if now >= deadline or answer.reason is NoAddress.NO_POOL:
                     raise CniError(ErrorCode.TRY_AGAIN, self._words(answer, key), _REMEDIES[answer.reason])
-                await self._wait_for_blocks(left)
+                await self._wait_for_blocks(deadline - now)
         finally:
             if state.waiting.pop(key, None) is not None:
                 state.report.ring()
+
+    def _go_without(self, offers: tuple[Offer, ...]) -> None:
+        """The operator grants none of them here: the pools pass the node over, or have nothing left."""
+        state = self._state
+        families = {offer.family for offer in offers}
+        state.unanswered = {offer for offer in state.unanswered if offer.family not in families} | set(offers)
+        for offer in offers:
+            names = ", ".join(sorted(offer.pools))
+            log.warning(
+                "node %s was granted no %s block of IPPool %s: pods go without", state.node, offer.family, names
+            )
 
     def _words(self, answer: Refusal, key: Key) -> str:
         """The refusal with the node, and the pools that could have served: many nodes' messages end in one place."""
@@ -127,23 +173,33 @@ class Attachments:
         where = f"node {self._state.node}, IPPool {pools}" if pools else f"node {self._state.node}"
         return f"{answer.reason}: {where}: {answer.message}"
 
-    def _try_assign(self, request: Request, key: Key) -> Assigned | Refusal:
+    def _try_assign(self, request: Request, key: Key) -> "Assigned | _Partial | Refusal":
         state = self._state
-        plan, cluster = state.plan, state.snapshot.cluster
-        if plan is None or cluster is None:
+        plan, cluster, node = state.plan, state.snapshot.cluster, state.snapshot.node
+        if plan is None or cluster is None or node is None:
             return Refusal(NoAddress.NO_BLOCK, f"the agent of node {state.node} knows no blocks yet")
         pools = _pools(cluster.spec, request)
         if isinstance(pools, Refusal):
             return pools
-        granted = {block.cidr for block in state.snapshot.node.spec.blocks} if state.snapshot.node else set()
+        granted = {block.cidr for block in node.spec.blocks}
         blocks = tuple(block for block in serving(plan.blocks, pools) if block.cidr in granted)
+        families = families_of(blocks)
+        missing = tuple(o for o in offers_of(cluster.spec, node.spec, pools) if o.family not in families)
+        awaited = tuple(offer for offer in missing if offer not in state.unanswered)
+        if families and awaited:
+            self._ask_for(key, frozenset[str]().union(*(offer.pools for offer in awaited)))
+            return _Partial(awaited)
         answer = state.ledger.assign(key, blocks)
         # Addresses that are about to be free are no demand for another block.
-        is_lasting = isinstance(answer, Refusal) and answer.reason is not NoAddress.LEAVING
-        if is_lasting and key not in state.waiting:
-            state.waiting[key] = pools
-            state.report.ring()
+        if isinstance(answer, Refusal) and answer.reason is not NoAddress.LEAVING:
+            self._ask_for(key, pools)
         return answer
+
+    def _ask_for(self, key: Key, pools: frozenset[str]) -> None:
+        """Has the operator hear that a pod waits for a block of these pools."""
+        if key not in self._state.waiting:
+            self._state.waiting[key] = pools
+            self._state.report.ring()
 
     async def _wait_for_blocks(self, seconds: float) -> None:
         try:

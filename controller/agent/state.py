@@ -16,6 +16,7 @@ from controller.agent.ledger import Key, Ledger
 from controller.api.objects import Network
 from controller.api.reasons import Reason
 from controller.kernel.values import DriftKind, Route
+from controller.plan.addresses import Offer
 from controller.plan.node import NodePlan, Snapshot
 
 
@@ -55,6 +56,8 @@ class State:
     troubles: dict[str, Trouble] = field(default_factory=dict)
     # Additions that wait for a block: which pools could serve them.
     waiting: dict[Key, frozenset[str]] = field(default_factory=dict)
+    # Offers that a pod waited for in vain: the next one goes without.
+    unanswered: set[Offer] = field(default_factory=set)
     reconcile: Bell = field(default_factory=Bell)
     report: Bell = field(default_factory=Bell)
     blocks_changed: Broadcast = field(default_factory=Broadcast)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from controller.api.clusternetwork import ClusterNetworkSpec
-from controller.api.nodenetwork import BlockGrant
+from controller.api.nodenetwork import BlockGrant, NodeNetworkSpec
 from controller.api.objects import Address, Family, family_of
 
 # Seconds that an address rests after its pod is gone, before another pod gets it: what still comes for the old pod
@@ -141,6 +141,27 @@ def eligible_pools(cluster: ClusterNetworkSpec, namespace: str, wanted: str = ""
             f"these do: {offered}",
         )
     return asked
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Pools of one family that may serve a pod here, in one term of the operator."""
+
+    family: Family
+    pools: frozenset[str]
+    epoch: str
+
+
+def offers_of(cluster: ClusterNetworkSpec, node: NodeNetworkSpec, eligible: AbstractSet[str]) -> tuple[Offer, ...]:
+    """What the eligible pools promise a node: a family that it has an address of, since only then can it announce blocks.
+
+    A pool may still pass the node over by its node selector, of which nodes do not know.
+    """
+    pools = [pool for pool in cluster.pools if pool.name in eligible]
+    offered = {
+        family: [p.name for p in pools if family_of(p.cidr) == family] for family in map(family_of, node.addresses)
+    }
+    return tuple(Offer(family, frozenset(names), node.epoch) for family, names in sorted(offered.items()) if names)
 
 
 def serving(blocks: Iterable[BlockGrant], eligible: AbstractSet[str]) -> tuple[BlockGrant, ...]:

@@ -26,6 +26,11 @@ BLOCKS = (
     BlockGrant(cidr="10.244.0.0/30", uid="b4", pool="p4"),
     BlockGrant(cidr="fd00:10:244::/126", uid="b6", pool="p6"),
 )
+# The next pod can only have its predecessor's addresses.
+SCARCE = (
+    BlockGrant(cidr="10.244.0.0/32", uid="b4", pool="p4"),
+    BlockGrant(cidr="fd00:10:244::/128", uid="b6", pool="p6"),
+)
 CLUSTER = ClusterNetworkSpec(
     pools=(
         PoolFlags(name="p4", cidr="10.244.0.0/16", block_size=30),
@@ -80,9 +85,10 @@ class Node:
         self.attachments = Attachments(self.state, self.kernel)
         self.grant(blocks)
 
-    def grant(self, blocks: tuple[BlockGrant, ...]) -> None:
+    def grant(self, blocks: tuple[BlockGrant, ...], epoch: str = "") -> None:
         """What the reconciler does when the operator grants blocks."""
-        spec = NodeNetworkSpec(node=NodeReference(name="n0"), blocks=blocks)
+        addresses = ("10.0.0.2", "fd00::2")
+        spec = NodeNetworkSpec(node=NodeReference(name="n0"), blocks=blocks, addresses=addresses, epoch=epoch)
         self.state.snapshot = Snapshot(
             node=NodeNetwork(metadata=Metadata(name="n0"), spec=spec),
             cluster=ClusterNetwork(metadata=Metadata(name="default"), spec=CLUSTER),
@@ -183,6 +189,79 @@ def test_an_addition_that_waited_in_vain_says_try_again_with_the_reason(
     run(story())
 
 
+def test_an_addition_between_the_first_grants_of_two_families_waits_for_the_second(tmp_path: Path) -> None:
+    async def story() -> None:
+        node = Node(tmp_path, BLOCKS[:1])
+        adding = asyncio.create_task(node.ask(Command.ADD))
+        assert await node.state.report.wait(5)
+        assert list(node.state.waiting.values()) == [frozenset({"p6"})]
+        node.grant(BLOCKS)
+        success = await adding
+        assert success is not None
+        assert [address.version for address in success.addresses] == [4, 6]
+
+    run(story())
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_family_that_the_operator_does_not_grant_here_is_waited_for_once_a_term(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: int
+) -> None:
+    monkeypatch.setattr(attach, "BLOCK_SECONDS", 0.0)
+    monkeypatch.setattr(attach, "PARTIAL_SECONDS", 0.0)
+
+    async def story() -> None:
+        blocks = BLOCKS[:1] if family == 4 else BLOCKS[1:]
+        node = Node(tmp_path, blocks)
+        success = await node.ask(Command.ADD)
+        assert success is not None
+        assert [address.version for address in success.addresses] == [family]
+        monkeypatch.setattr(attach, "BLOCK_SECONDS", 1000.0)
+        assert await node.ask(Command.ADD, "c2") is not None
+        node.grant(blocks, epoch="new")
+        adding = asyncio.create_task(node.ask(Command.ADD, "c3"))
+        await asyncio.sleep(0)
+        assert not adding.done()
+        node.grant(BLOCKS, epoch="new")
+        success = await adding
+        assert success is not None
+        assert len(success.addresses) == 2
+
+    run(story())
+
+
+def test_an_addition_whose_time_is_over_right_after_the_first_family_came_fails_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attach, "BLOCK_SECONDS", 0.0)
+
+    async def story() -> None:
+        node = Node(tmp_path, BLOCKS[:1])
+        error = await node.refused(Command.ADD)
+        assert error.code is ErrorCode.TRY_AGAIN
+        assert "no ipv6 block yet" in error.message
+        assert "IPPool p6" in error.message
+        assert not node.state.ledger.used
+        assert not node.state.unanswered
+
+    run(story())
+
+
+def test_a_family_that_the_node_has_no_address_of_is_not_waited_for(tmp_path: Path) -> None:
+    async def story() -> None:
+        node = Node(tmp_path, BLOCKS[:1])
+        snapshot = node.state.snapshot
+        assert snapshot.node is not None
+        spec = msgspec.structs.replace(snapshot.node.spec, addresses=("10.0.0.2",))
+        single = msgspec.structs.replace(snapshot.node, spec=spec)
+        node.state.snapshot = msgspec.structs.replace(snapshot, node=single)
+        success = await node.ask(Command.ADD)
+        assert success is not None
+        assert len(success.addresses) == 1
+
+    run(story())
+
+
 def test_an_annotation_that_names_a_pool_which_does_not_serve_is_refused_at_once(node: Node) -> None:
     async def story() -> None:
         error = await node.refused(Command.ADD, annotations={"podroute.dev/pools": "other"})
@@ -252,18 +331,18 @@ def test_a_deletion_waits_for_the_addition_of_the_same_container(node: Node) -> 
 
 def test_connections_of_an_address_that_did_not_rest_in_full_are_forgotten_first(tmp_path: Path) -> None:
     async def story() -> None:
-        node = Node(tmp_path, (BlockGrant(cidr="10.244.0.0/32", uid="b4", pool="p4"),))
+        node = Node(tmp_path, SCARCE)
         await node.ask(Command.ADD)
         await node.ask(Command.DEL)
         assert await node.ask(Command.ADD, "c2") is not None
-        assert node.kernel.forgotten == [(ipaddress.ip_address("10.244.0.0"),)]
+        assert node.kernel.forgotten == [tuple(map(ipaddress.ip_address, ("10.244.0.0", "fd00:10:244::")))]
 
     run(story())
 
 
 def test_an_address_whose_old_veth_is_still_there_is_given_to_nobody_until_that_is_gone(tmp_path: Path) -> None:
     async def story() -> None:
-        node = Node(tmp_path, (BlockGrant(cidr="10.244.0.0/32", uid="b4", pool="p4"),))
+        node = Node(tmp_path, SCARCE)
         await node.ask(Command.ADD)
         node.kernel.is_slow = True
         await node.ask(Command.DEL)
