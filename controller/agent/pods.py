@@ -49,7 +49,7 @@ class PodEffects:
         state = self._state
         links = await self.links()
         state.ledger.adopt(links, state.folder.load_resting())
-        state.wired = {link.name for link in links if link.attachment is not None}
+        state.wired = {link.name: link.ifindex for link in links if link.attachment is not None}
 
     async def sweep(self) -> None:
         """The task that ends rests and removes veths that belong to nobody; runs until cancelled."""
@@ -100,7 +100,7 @@ class PodEffects:
         work = asyncio.ensure_future(self._on(self._wiring, lambda: pods.wire_pod(netns, attachment, mtu)))
         try:
             # The thread can't be stopped: a cancelled addition waits for it and takes the veth away again.
-            await asyncio.shield(work)
+            link = await asyncio.shield(work)
         except asyncio.CancelledError:
             await asyncio.wait([work])
             raise
@@ -116,11 +116,11 @@ class PodEffects:
                 f"container {attachment.container_id}, interface {attachment.interface}: {error}",
                 "see the agent's log; the runtime tries again",
             ) from error
-        self._state.wired.add(name)
+        self._state.wired[name] = link.ifindex
 
     def remove_later(self, name: str) -> None:
         """See `PodKernel.remove_later`."""
-        self._state.wired.discard(name)
+        self._state.wired.pop(name, None)
         under_way = self._leaving.get(name)
         # DEL comes often: a second removal that is overtaken would take a later link of that name.
         if under_way is not None and not under_way.done():

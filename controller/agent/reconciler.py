@@ -5,7 +5,7 @@ It runs whenever something changed: the objects, a learned route, or, by the wat
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -106,7 +106,7 @@ class Reconciler:
         """One pass; returns what could not be read or written, in words. One part that fails does not stop the others."""
         state = self._state
         # Wired before the kernel was read: a route of theirs that was not found then is drift.
-        wired = frozenset(state.wired)
+        wired = dict(state.wired)
         readback = await self._on_worker(_read)
         self._adopt_removals(readback.pods, wired)
         plan = plan_node(state.snapshot, self._local(readback))
@@ -147,7 +147,7 @@ class Reconciler:
         addresses = tuple(str(address) for uplink in readback.uplinks for address in uplink.addresses)
         networks = tuple(dict.fromkeys(str(network) for network, _ in readback.links))
         occupied = self._state.ledger.occupied
-        pods_complete = tuple(link for link in readback.pods if link.name in self._state.wired)
+        pods_complete = tuple(link for link in readback.pods if is_wired(link, self._state.wired))
         return Local(pods_complete, occupied, Surroundings(addresses, networks), self._state.clock())
 
     def _without_additions(self, found: list[Route]) -> list[Route]:
@@ -160,37 +160,39 @@ class Reconciler:
             if route.prefix.prefixlen < route.prefix.max_prefixlen or route.prefix.network_address not in in_flight
         ]
 
-    def _adopt_removals(self, links: Iterable[PodLink], wired: frozenset[str]) -> None:
+    def _adopt_removals(self, links: Iterable[PodLink], wired: Mapping[str, int]) -> None:
         """Releases the addresses of pods whose veth is gone: their namespace went without a DEL.
 
-        `wired` were complete before `links` were read: one that was made since is not missing.
+        `wired` were complete before `links` were read: one that was made since is not missing, though it may have the name of one
+        that is.
         """
         state = self._state
-        present = {link.name for link in links}
+        present = {(link.name, link.ifindex) for link in links}
         for key in set(state.ledger.used.values()):
             name = host_interface_name(*key)
-            if name in wired and name in state.wired and name not in present:
-                state.wired.discard(name)
+            index = wired.get(name)
+            if index is not None and state.wired.get(name) == index and (name, index) not in present:
+                del state.wired[name]
                 state.ledger.release(key, state.clock())
                 state.ledger.unlinked(name)
                 state.folder.store_resting(state.ledger.resting)
                 state.blocks_changed.ring()
 
     def _write(
-        self, rules: Rules, readback: Readback, table: Table, settled: frozenset[str], wired: frozenset[str]
+        self, rules: Rules, readback: Readback, table: Table, settled: frozenset[str], wired: Mapping[str, int]
     ) -> Outcome:
         """On the worker thread: routes, pods' host ends and rules."""
         changes = route_changes(table.values(), readback.routes)
         kept = set(kept_while_unsettled(changes.delete, settled))
         changes = RouteChanges(changes.create, changes.replace, tuple(r for r in changes.delete if r not in kept))
-        of_pods = {route.prefix: route for route in pod_routes(link for link in readback.pods if link.name in wired)}
+        of_pods = {route.prefix: route for route in pod_routes(link for link in readback.pods if is_wired(link, wired))}
         drifts = route_drift(changes, {**self._state.applied, **of_pods})
         failures: list[RouteFailure] = []
         refusals: list[str] = []
         with _noted(refusals):
             failures = routes.apply_routes(changes)
         with _noted(refusals):
-            drifts += pods.repair_pods(wired)
+            drifts += pods.repair_pods(set(wired.items()))
         with _noted(refusals):
             drifts += self._keep_rules(rules)
         return Outcome(failures, drifts, {**table, **{route.prefix: route for route in kept}}, refusals)
@@ -265,6 +267,11 @@ class Reconciler:
 
     async def _on_worker(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._worker, work)
+
+
+def is_wired(link: PodLink, wired: Mapping[str, int]) -> bool:
+    """Whether this very link was made for a pod, not one that somebody else gave its name."""
+    return wired.get(link.name) == link.ifindex
 
 
 @contextmanager

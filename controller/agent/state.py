@@ -47,8 +47,9 @@ class State:
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     mtu: int = 1500
     learned_installed: int = 0
-    # Host ends whose addition is complete: only these are held to what their alias says.
-    wired: set[str] = field(default_factory=set)
+    # Host ends whose addition is complete, with their interface index: only these are held to what their alias says. A veth that
+    # somebody makes anew under the same name has another index.
+    wired: dict[str, int] = field(default_factory=dict)
     # The routes that the last pass left in the kernel, by prefix.
     applied: dict[Network, Route] = field(default_factory=dict)
     rules_are_suspect: bool = True

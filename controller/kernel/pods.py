@@ -95,8 +95,8 @@ def pod_problems(netns_fd: int, link: PodLink) -> list[Drift]:
         return found + _missing_routes(netlink, [link])
 
 
-def repair_pods(names: Collection[str] | None = None) -> list[Drift]:
-    """Bring host ends back to what their aliases say, all or those named. Returns what had to be mended.
+def repair_pods(wired: Collection[tuple[str, int]] | None = None) -> list[Drift]:
+    """Bring host ends back to what their aliases say, all or those of these names and indices. Returns what had to be mended.
 
     A second call writes nothing. A veth without alias is left alone, and one that goes meanwhile is passed over. A pod's
     route that the kernel refuses is no drift that was mended; why it refuses, `routes.apply_routes` says. Raises
@@ -105,7 +105,7 @@ def repair_pods(names: Collection[str] | None = None) -> list[Drift]:
     mended: list[Drift] = []
     refused: list[KernelError] = []
     with Netlink() as netlink:
-        ends = [end for end in read_host_ends(netlink) if names is None or end.link.name in names]
+        ends = [end for end in read_host_ends(netlink) if wired is None or (end.link.name, end.link.ifindex) in wired]
         for end in ends:
             try:
                 mended += _repair_host_end(netlink, end)

@@ -6,11 +6,15 @@ from collections.abc import Awaitable
 from pathlib import Path
 
 import pytest
-from netns_world import Pod, World
+from netns_world import Pod, World, ip_json
+from netns_world import run as world_run
 
+from bgp.speaker.client import SpeakerClient
 from controller.agent.attach import Attachments
 from controller.agent.files import RunFolder
 from controller.agent.pods import PodEffects
+from controller.agent.reconciler import Reconciler
+from controller.agent.speaker import Speaking
 from controller.agent.state import State
 from controller.api.clusternetwork import ClusterNetwork, ClusterNetworkSpec, PoolFlags
 from controller.api.ipblock import NodeReference
@@ -116,3 +120,24 @@ def test_a_failed_addition_leaves_neither_veth_nor_taken_addresses(world: World,
 
     run(agent, story())
     assert len(pods.read_pods()) == 1
+
+
+def test_a_veth_made_anew_under_a_pods_name_neither_gets_its_routes_nor_keeps_its_addresses(
+    world: World, tmp_path: Path
+) -> None:
+    agent = Agent(tmp_path)
+    pod = world.unwired_pod()
+
+    async def story() -> None:
+        reconciler = Reconciler(agent.state, Speaking(agent.state, SpeakerClient("/nowhere")), None)
+        success = await agent.ask(Command.ADD, pod)
+        assert success is not None
+        await reconciler._pass()
+        assert len(agent.state.ledger.used) == 2
+        world_run("ip", "link", "delete", success.host_interface)
+        world_run("ip", "link", "add", success.host_interface, "type", "veth", "peer", "name", "other")
+        await reconciler._pass()
+        assert not agent.state.ledger.used
+        assert not ip_json("route", "show", "dev", success.host_interface)
+
+    run(agent, story())

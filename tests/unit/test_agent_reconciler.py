@@ -4,6 +4,7 @@ The kernel's effects are replaced at their boundary; races are played by changin
 """
 
 import asyncio
+import dataclasses
 import ipaddress
 from pathlib import Path
 
@@ -54,7 +55,7 @@ class Kernel:
         self.pods: list[PodLink] = []
         self.changes: list[RouteChanges] = []
         self.rules: list[Rules] = []
-        self.repaired: list[frozenset[str]] = []
+        self.repaired: list[set[tuple[str, int]]] = []
         self.while_read = lambda: None
         self.refuse = ""
         monkeypatch.setattr(module.routes, "read_routes", lambda: list(self.routes))
@@ -73,8 +74,8 @@ class Kernel:
         self.changes.append(changes)
         return self.refused("routes")
 
-    def repair_pods(self, names: frozenset[str]) -> list[Drift]:
-        self.repaired.append(names)
+    def repair_pods(self, wired: set[tuple[str, int]]) -> list[Drift]:
+        self.repaired.append(wired)
         return self.refused("pods")
 
     def apply_rules(self, rules: Rules) -> list[Drift]:
@@ -131,14 +132,14 @@ def test_the_route_of_no_addition_is_surplus(site: Site) -> None:
 
 def test_a_pod_that_is_completed_while_the_kernel_is_read_keeps_its_addresses(site: Site) -> None:
     site.assigned()
-    site.kernel.while_read = lambda: site.state.wired.add(NAME)
+    site.kernel.while_read = lambda: site.state.wired.update({NAME: 7})
     site.one_pass()
     assert site.state.ledger.is_known(KEY)
 
 
 def test_a_pod_whose_link_is_gone_gives_its_addresses_to_rest(site: Site) -> None:
     link = site.assigned()
-    site.state.wired.add(NAME)
+    site.state.wired[NAME] = 7
     site.kernel.pods = [link]
     site.one_pass()
     assert site.state.ledger.is_known(KEY)
@@ -146,6 +147,30 @@ def test_a_pod_whose_link_is_gone_gives_its_addresses_to_rest(site: Site) -> Non
     site.one_pass()
     assert not site.state.ledger.is_known(KEY)
     assert set(site.state.ledger.resting) == set(link.attachment.addresses if link.attachment else ())
+
+
+def test_a_veth_that_somebody_made_anew_under_a_pods_name_is_not_the_pods(site: Site) -> None:
+    link = site.assigned()
+    site.state.wired[NAME] = 7
+    site.kernel.pods = [dataclasses.replace(link, ifindex=8, attachment=None)]
+    site.one_pass()
+    assert not site.state.ledger.is_known(KEY)
+    assert NAME not in site.state.wired
+
+
+def test_a_pod_that_is_added_anew_while_its_former_veth_is_missed_keeps_its_addresses(site: Site) -> None:
+    site.assigned()
+    site.state.wired[NAME] = 7
+
+    def added_anew() -> None:
+        site.state.ledger.release(KEY, 100.0)
+        site.state.ledger.assign(KEY, (BLOCK,))
+        site.state.wired[NAME] = 8
+
+    site.kernel.while_read = added_anew
+    site.one_pass()
+    assert site.state.ledger.is_known(KEY)
+    assert site.state.wired == {NAME: 8}
 
 
 def test_learned_routes_stay_if_the_speaker_settles_while_a_pass_that_knew_none_writes(
