@@ -9,12 +9,15 @@ import logging
 from dataclasses import dataclass
 from typing import Protocol
 
+from controller.agent.checking import differences
 from controller.agent.ledger import Assigned, Key
 from controller.agent.state import Locks, State
 from controller.api.clusternetwork import ClusterNetworkSpec
 from controller.api.objects import Address
+from controller.cni.previous import previous_of
 from controller.cni.request import Command, Request
 from controller.cni.result import CniError, ErrorCode, Success
+from controller.kernel.pod_state import PodEnd
 from controller.kernel.values import (
     GATEWAY_V4,
     GATEWAY_V6,
@@ -76,6 +79,9 @@ class PodKernel(Protocol):
 
     async def problems(self, netns: int, attachment: Attachment, mtu: int) -> list[str]:
         """What of the veth is not as `wire` made it."""
+
+    async def pod_end(self, netns: int, interface: str) -> PodEnd | None:
+        """The interface as the pod has it."""
 
     async def links(self) -> list[PodLink]:
         """All veths of ours."""
@@ -229,6 +235,10 @@ class Attachments:
                 "call ADD first; after a reboot the runtime makes its pods anew",
             )
         problems = await self._kernel.problems(request.netns_fd, attachment, links[name].mtu)
+        if request.configuration.prev_result is not None:
+            previous = previous_of(request.configuration.prev_result, key[1])
+            end = await self._kernel.pod_end(request.netns_fd, key[1])
+            problems += differences(previous, end, key[1], name)
         if problems:
             raise CniError(ErrorCode.CHECK_FAILED, "; ".join(problems), "delete the pod: it is made anew")
 

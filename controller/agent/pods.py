@@ -16,6 +16,7 @@ from controller.api.objects import Address
 from controller.cni.result import CniError, ErrorCode
 from controller.kernel import conntrack, pods
 from controller.kernel.netlink import KernelError
+from controller.kernel.pod_state import PodEnd
 from controller.kernel.values import Attachment, PodLink, host_interface_name
 
 log = logging.getLogger(__name__)
@@ -158,6 +159,10 @@ class PodEffects:
         ]
         drifts = await self._on(self._wiring, lambda: pods.pod_problems(netns, link))
         return [f"{drift.kind}: {drift.what}" for drift in drifts]
+
+    async def pod_end(self, netns: int, interface: str) -> PodEnd | None:
+        """See `PodKernel.pod_end`."""
+        return await self._on(self._wiring, lambda: pods.read_pod(netns, interface))
 
     async def links(self) -> list[PodLink]:
         """See `PodKernel.links`."""

@@ -14,7 +14,15 @@ from collections.abc import Collection, Iterable
 
 from controller.kernel import pod_messages as messages
 from controller.kernel.netlink import KernelError, Netlink, in_netns
-from controller.kernel.pod_state import HostEnd, host_repairs, pod_drift, read_host_ends, read_links, read_pod_end
+from controller.kernel.pod_state import (
+    HostEnd,
+    PodEnd,
+    host_repairs,
+    pod_drift,
+    read_host_ends,
+    read_links,
+    read_pod_end,
+)
 from controller.kernel.routes import create_routes, read_routes_on, replace_routes
 from controller.kernel.values import (
     Attachment,
@@ -84,15 +92,21 @@ def pod_problems(netns_fd: int, link: PodLink) -> list[Drift]:
     attachment = link.attachment
     if attachment is None:
         return [Drift(DriftKind.VETH, f"{link.name}: the alias is missing")]
-    with in_netns(netns_fd):
-        inside = Netlink()
-    with inside, Netlink() as netlink:
-        found = pod_drift(read_pod_end(inside, attachment.interface), attachment, link.mtu)
+    found = pod_drift(read_pod(netns_fd, attachment.interface), attachment, link.mtu)
+    with Netlink() as netlink:
         ends = [end for end in read_host_ends(netlink) if end.link.name == link.name]
         if not ends:
             return [*found, Drift(DriftKind.VETH, f"{link.name} is missing")]
         found += [drift for drift, _ in host_repairs(ends[0])]
         return found + _missing_routes(netlink, [link])
+
+
+def read_pod(netns_fd: int, interface: str) -> PodEnd | None:
+    """The pod's end as the kernel has it; None if the namespace has no such interface. Raises KernelError."""
+    with in_netns(netns_fd):
+        inside = Netlink()
+    with inside:
+        return read_pod_end(inside, interface)
 
 
 def repair_pods(wired: Collection[tuple[str, int]] | None = None) -> list[Drift]:

@@ -1,9 +1,11 @@
 """Additions and deletions by the agent's own code in a real kernel (`controller.agent.attach`, `controller.agent.pods`)."""
 
 import asyncio
+import json
 import threading
 from collections.abc import Awaitable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from netns_world import Pod, World, ip_json
@@ -22,7 +24,7 @@ from controller.api.nodenetwork import BlockGrant, NodeNetwork, NodeNetworkSpec
 from controller.api.objects import Metadata
 from controller.cni.request import Command, Configuration, Request
 from controller.cni.request import Pod as PodName
-from controller.cni.result import Success
+from controller.cni.result import SUPPORTED_VERSIONS, CniError, ErrorCode, Success, rendered_success
 from controller.kernel import pods
 from controller.plan.node import Local, Snapshot, plan_node
 from controller.plan.speaking import Surroundings
@@ -54,7 +56,9 @@ class Agent:
         self.effects = PodEffects(self.state)
         self.attachments = Attachments(self.state, self.effects)
 
-    async def ask(self, command: Command, pod: Pod, interface: str = "eth0") -> Success | None:
+    async def ask(
+        self, command: Command, pod: Pod, interface: str = "eth0", previous: dict[str, Any] | None = None
+    ) -> Success | None:
         request = Request(
             command=command,
             container_id=pod.attachment.container_id,
@@ -62,7 +66,7 @@ class Agent:
             netns=f"/run/netns/{pod.name}",
             netns_fd=pod.fd,
             pod=PodName("default", "web", "uid"),
-            configuration=Configuration("1.1.0", "podroute"),
+            configuration=Configuration("1.1.0", "podroute", prev_result=previous),
         )
         return await self.attachments.handle(request)
 
@@ -139,5 +143,49 @@ def test_a_veth_made_anew_under_a_pods_name_neither_gets_its_routes_nor_keeps_it
         await reconciler._pass()
         assert not agent.state.ledger.used
         assert not ip_json("route", "show", "dev", success.host_interface)
+
+    run(agent, story())
+
+
+def with_other(result: dict[str, Any], path: str, value: object) -> dict[str, Any]:
+    """The result with another value at `path`, as if ADD had answered that."""
+    changed = json.loads(json.dumps(result))
+    *parents, last = path.split("/")
+    place = changed
+    for step in parents:
+        place = place[int(step) if step.isdigit() else step]
+    place[int(last) if last.isdigit() else last] = value
+    return changed
+
+
+@pytest.mark.parametrize("version", SUPPORTED_VERSIONS[1:])
+def test_check_compares_the_result_of_the_addition_with_what_is_there(
+    world: World, tmp_path: Path, version: str
+) -> None:
+    agent = Agent(tmp_path)
+    pod = world.unwired_pod()
+
+    async def failed(result: dict[str, Any]) -> str:
+        with pytest.raises(CniError) as error:
+            await agent.ask(Command.CHECK, pod, previous=result)
+        assert error.value.code is ErrorCode.CHECK_FAILED
+        return error.value.message
+
+    async def story() -> None:
+        success = await agent.ask(Command.ADD, pod)
+        assert success is not None
+        result = json.loads(rendered_success(success, version))
+        assert await agent.ask(Command.CHECK, pod, previous=result) is None
+        for path, value, words in (
+            ("ips/0/address", "10.1.0.9/32", "prevResult.ips: eth0 has no address 10.1.0.9/32"),
+            ("ips/1/address", "fd00:1::1/64", "prevResult.ips: eth0 has no address fd00:1::1/64"),
+            ("routes/0/dst", "10.9.0.0/16", "no route to 10.9.0.0/16 via 169.254.1.1 on eth0"),
+            ("routes/1/gw", "fe80::1", "no route to ::/0 via fe80::1 on eth0"),
+            ("interfaces/1/mac", "06:00:00:00:00:01", "not 06:00:00:00:00:01"),
+            ("interfaces/0/name", "podr0123456789a", "podr0123456789a is not the host end of eth0"),
+        ):
+            assert words in await failed(with_other(result, path, value))
+        pod.run("ip", "route", "delete", "default")
+        assert "no route to 0.0.0.0/0 via 169.254.1.1 on eth0" in await failed(result)
 
     run(agent, story())
