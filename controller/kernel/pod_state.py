@@ -23,6 +23,7 @@ from controller.kernel.values import (
 )
 
 _WORD = struct.Struct("=I")
+_SIGNED = struct.Struct("=i")
 _RTMSG = struct.Struct("=BBBBBBBBI")
 _RTM_GETROUTE = 26
 _RTA_DST = 1
@@ -33,10 +34,14 @@ _RT_TABLE_MAIN = 254
 
 @dataclass(frozen=True, slots=True)
 class HostEnd:
-    """The host end of one veth: link, reverse-path filter (0 to 2), IPv6 addresses, permanent neighbours."""
+    """The host end of one veth: link, reverse-path filter (0 to 2), IPv6 addresses, permanent neighbours.
+
+    `namespace` is the kernel's number for the namespace of the other end; None if that is in the node's own.
+    """
 
     link: PodLink
     rp_filter: int
+    namespace: int | None = None
     addresses: set[Address] = field(default_factory=set)
     neighbours: dict[Address, bytes] = field(default_factory=dict)
 
@@ -78,7 +83,8 @@ def read_links(netlink: Netlink) -> list[HostEnd]:
         link = PodLink(
             name, index, bool(flags & messages.IFF_UP), _WORD.unpack(parts[messages.IFLA_MTU])[0], attachment
         )
-        ends.append(HostEnd(link, _rp_filter(parts)))
+        number = parts.get(messages.IFLA_LINK_NETNSID)
+        ends.append(HostEnd(link, _rp_filter(parts), _SIGNED.unpack(number)[0] if number else None))
     return ends
 
 

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Collection, Iterable
 
 from controller.kernel import pod_messages as messages
+from controller.kernel.namespaces import opened_namespaces
 from controller.kernel.netlink import KernelError, Netlink, in_netns
 from controller.kernel.pod_state import (
     HostEnd,
@@ -107,6 +108,34 @@ def read_pod(netns_fd: int, interface: str) -> PodEnd | None:
         inside = Netlink()
     with inside:
         return read_pod_end(inside, interface)
+
+
+def wiring_problems() -> list[tuple[str, Drift]]:
+    """What is wrong on either end of all wired pods, by the host end's name; routes on the node are not looked at.
+
+    For `podroute check`. The inside of a pod whose namespace is not found from here is passed over, as is a pod that goes while it
+    is looked at. Raises KernelError.
+    """
+    with Netlink() as netlink:
+        ends = [end for end in read_host_ends(netlink) if end.link.attachment is not None]
+    found = [(end.link.name, drift) for end in ends for drift, _ in host_repairs(end)]
+    with opened_namespaces({end.namespace for end in ends if end.namespace is not None}) as namespaces:
+        for end in ends:
+            if end.namespace in namespaces:
+                found += [(end.link.name, drift) for drift in _inside(namespaces[end.namespace], end.link)]
+    return found
+
+
+def _inside(netns_fd: int, link: PodLink) -> list[Drift]:
+    if link.attachment is None:
+        return []
+    try:
+        found = pod_drift(read_pod(netns_fd, link.attachment.interface), link.attachment, link.mtu)
+    except (KernelError, OSError):
+        if _is_there(link):
+            raise
+        return []
+    return found if _is_there(link) else []
 
 
 def repair_pods(wired: Collection[tuple[str, int]] | None = None) -> list[Drift]:
