@@ -6,7 +6,7 @@ away is cancelled there, and what it had begun is undone here.
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from controller.agent.checking import differences
@@ -68,8 +68,11 @@ class _Partial:
 class PodKernel(Protocol):
     """The effects that an attachment needs; `controller.agent.pods` has the real ones."""
 
-    async def wire(self, netns: int, attachment: Attachment, mtu: int) -> None:
-        """Makes the veth, both ends complete. What it left if it failed, `remove_later` removes. Raises CniError."""
+    async def wire(self, netns: int, attachment: Attachment, mtu: int) -> tuple[Address, ...]:
+        """Makes the veth, both ends complete; returns gateways without default route. Raises CniError.
+
+        What is left of one that failed, `remove_later` removes.
+        """
 
     def remove_later(self, name: str) -> None:
         """Has the veth deleted after the reply: the kernel takes 40 ms for it. Then the ledger hears that it is gone."""
@@ -130,13 +133,13 @@ class Attachments:
         try:
             if tired := tuple(choice.address for choice in assigned.choices if choice.yielded):
                 await self._kernel.forget(tired)
-            await self._kernel.wire(request.netns_fd, attachment, mtu)
+            without_default = await self._kernel.wire(request.netns_fd, attachment, mtu)
         except BaseException:
             self._state.ledger.withdraw(key)
             self._kernel.remove_later(host_interface_name(*key))
             raise
         self._state.report.ring()
-        return _success(request, attachment, mtu)
+        return replace(_success(request, attachment, mtu), without_default=without_default)
 
     async def _addresses(self, request: Request, key: Key) -> Assigned:
         """Waits up to 20 s for a block: the operator grants ahead of demand, so that is rare."""

@@ -93,7 +93,7 @@ class PodEffects:
             self.remove_later(name)
         return strays - suspects
 
-    async def wire(self, netns: int, attachment: Attachment, mtu: int) -> None:
+    async def wire(self, netns: int, attachment: Attachment, mtu: int) -> tuple[Address, ...]:
         """See `PodKernel.wire`."""
         name = host_interface_name(attachment.container_id, attachment.interface)
         if name in self._leaving:
@@ -101,7 +101,7 @@ class PodEffects:
         work = asyncio.ensure_future(self._on(self._wiring, lambda: pods.wire_pod(netns, attachment, mtu)))
         try:
             # The thread can't be stopped: a cancelled addition waits for it and takes the veth away again.
-            link = await asyncio.shield(work)
+            wired = await asyncio.shield(work)
         except asyncio.CancelledError:
             await asyncio.wait([work])
             raise
@@ -117,7 +117,8 @@ class PodEffects:
                 f"container {attachment.container_id}, interface {attachment.interface}: {error}",
                 "see the agent's log; the runtime tries again",
             ) from error
-        self._state.wired[name] = link.ifindex
+        self._state.wired[name] = wired.link.ifindex
+        return wired.without_default
 
     def remove_later(self, name: str) -> None:
         """See `PodKernel.remove_later`."""

@@ -50,7 +50,8 @@ class HostEnd:
 class PodEnd:
     """The pod's end: addresses with their prefix lengths, and the gateways of each route of the main table on this interface.
 
-    A route without a gateway has None for one.
+    A route without a gateway has None for one. `defaults_elsewhere` are the IP versions in which another interface of the pod has
+    the default route.
     """
 
     index: int
@@ -60,6 +61,7 @@ class PodEnd:
     addresses: dict[Address, int] = field(default_factory=dict)
     neighbours: dict[Address, bytes] = field(default_factory=dict)
     routes: dict[Prefix, set[Address | None]] = field(default_factory=dict)
+    defaults_elsewhere: set[int] = field(default_factory=set)
 
     @property
     def gateways(self) -> set[Address | None]:
@@ -114,8 +116,11 @@ def read_pod_end(netlink: Netlink, interface: str) -> PodEnd | None:
     found = _addresses(netlink, socket.AF_UNSPEC)
     end.addresses.update({address: length for index, address, length in found if index == end.index})
     end.neighbours.update({address: mac for index, address, mac in _neighbours(netlink) if index == end.index})
-    for prefix, gateway in _routes(netlink, end.index):
-        end.routes.setdefault(prefix, set()).add(gateway)
+    for device, prefix, gateway in _routes(netlink):
+        if device == end.index:
+            end.routes.setdefault(prefix, set()).add(gateway)
+        elif device and prefix.prefixlen == 0:
+            end.defaults_elsewhere.add(prefix.version)
     return end
 
 
@@ -159,7 +164,9 @@ def pod_drift(end: PodEnd | None, attachment: Attachment, mtu: int) -> list[Drif
     found += [Drift(DriftKind.VETH, f"{name}: address {address} is missing") for address in missing]
     wrong = [gateway for gateway in gateways if end.neighbours.get(gateway) != host_mac]
     found += [Drift(DriftKind.NEIGHBOUR, f"{name}: neighbour {gateway} is missing or wrong") for gateway in wrong]
-    absent = [gateway for gateway in gateways if gateway not in end.gateways]
+    # A pod's second interface gets no default route: the first one has it.
+    own = [gateway for gateway in gateways if gateway.version not in end.defaults_elsewhere]
+    absent = [gateway for gateway in own if gateway not in end.gateways]
     return found + [Drift(DriftKind.ROUTE, f"{name}: default route via {gateway} is missing") for gateway in absent]
 
 
@@ -179,7 +186,8 @@ def _neighbours(netlink: Netlink) -> Iterator[tuple[int, Address, bytes]]:
             yield index, ip_address(parts[messages.NDA_DST]), parts.get(messages.NDA_LLADDR, b"")
 
 
-def _routes(netlink: Netlink, index: int) -> Iterator[tuple[Prefix, Address | None]]:
+def _routes(netlink: Netlink) -> Iterator[tuple[int, Prefix, Address | None]]:
+    """Interface (0 for a multipath route), prefix and gateway of the routes of the main table."""
     for family, size in ((socket.AF_INET, 4), (socket.AF_INET6, 16)):
         head = _RTMSG.pack(family, 0, 0, 0, _RT_TABLE_MAIN, 0, 0, 0, 0)
         try:
@@ -191,10 +199,10 @@ def _routes(netlink: Netlink, index: int) -> Iterator[tuple[Prefix, Address | No
             continue
         for body in bodies:
             parts = attributes(body, _RTMSG.size)
-            if parts.get(_RTA_OIF) == _WORD.pack(index):
-                prefix = ip_network((parts.get(_RTA_DST, bytes(size)), _RTMSG.unpack_from(body)[1]))
-                gateway = parts.get(_RTA_GATEWAY)
-                yield prefix, ip_address(gateway) if gateway else None
+            prefix = ip_network((parts.get(_RTA_DST, bytes(size)), _RTMSG.unpack_from(body)[1]))
+            gateway = parts.get(_RTA_GATEWAY)
+            device = _WORD.unpack(parts.get(_RTA_OIF, bytes(4)))[0]
+            yield device, prefix, ip_address(gateway) if gateway else None
 
 
 def _rp_filter(parts: dict[int, bytes]) -> int:

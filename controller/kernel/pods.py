@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
 from controller.kernel import pod_messages as messages
 from controller.kernel.namespaces import opened_namespaces
@@ -26,6 +27,7 @@ from controller.kernel.pod_state import (
 )
 from controller.kernel.routes import create_routes, read_routes_on, replace_routes
 from controller.kernel.values import (
+    Address,
     Attachment,
     Drift,
     DriftKind,
@@ -45,7 +47,15 @@ class InterfaceExists(KernelError):
     """The pod has an interface of the wanted name already, or the attachment has its veth already."""
 
 
-def wire_pod(netns_fd: int, attachment: Attachment, mtu: int) -> PodLink:
+@dataclass(frozen=True, slots=True)
+class Wired:
+    """A veth that was made, and the gateways by which the pod got no default route, since it has one by another interface."""
+
+    link: PodLink
+    without_default: tuple[Address, ...] = ()
+
+
+def wire_pod(netns_fd: int, attachment: Attachment, mtu: int) -> Wired:
     """Make the veth of an attachment: afterwards the pod reaches and is reached, in each family it has an address of.
 
     `netns_fd` is the pod's opened network namespace, `mtu` counts bytes. On failure all that was made is removed again.
@@ -60,11 +70,11 @@ def wire_pod(netns_fd: int, attachment: Attachment, mtu: int) -> PodLink:
             link = PodLink(name, index, True, mtu, attachment)
             _carry_out(netlink, [messages.alias_step(index, alias)], name)
             _wire_host_end(netlink, link)
-            _wire_pod_end(netns_fd, attachment)
+            without_default = _wire_pod_end(netns_fd, attachment)
         except BaseException:
             netlink.send([messages.removal_message(name)])
             raise
-    return link
+    return Wired(link, without_default)
 
 
 def unwire_pod(name: str) -> bool:
@@ -199,7 +209,8 @@ def _wire_host_end(netlink: Netlink, link: PodLink) -> None:
     _raise_first(create_routes(netlink, pod_routes([link]), {link.name: link.ifindex}))
 
 
-def _wire_pod_end(netns_fd: int, attachment: Attachment) -> None:
+def _wire_pod_end(netns_fd: int, attachment: Attachment) -> tuple[Address, ...]:
+    """Returns the gateways of the families in which the pod has a default route already: the first interface keeps it."""
     with in_netns(netns_fd):
         # A socket stays in the namespace that it was opened in.
         inside = Netlink()
@@ -207,8 +218,18 @@ def _wire_pod_end(netns_fd: int, attachment: Attachment) -> None:
         if messages.has_ipv6(attachment.addresses):
             _write_sysctl(f"{attachment.interface}/disable_ipv6", b"0")
             _write_sysctl(f"{attachment.interface}/accept_ra", b"0")
+    gateways = messages.gateways_for(attachment.addresses)
+    steps = messages.pod_steps(index, attachment)
+    first = len(steps)
+    steps += messages.default_route_steps(index, attachment)
+    without_default = []
     with inside:
-        _carry_out(inside, messages.pod_steps(index, attachment), f"pod interface {attachment.interface}")
+        for refusal in inside.send([message for _, message in steps]):
+            if refusal.position < first or refusal.number != errno.EEXIST:
+                what = f"pod interface {attachment.interface}: {steps[refusal.position][0]}"
+                raise KernelError(what, refusal.number, refusal.detail)
+            without_default.append(gateways[refusal.position - first])
+    return tuple(without_default)
 
 
 def _write_sysctl(name: str, value: bytes) -> None:

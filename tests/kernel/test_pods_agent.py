@@ -36,6 +36,7 @@ BLOCKS = (
     BlockGrant(cidr="10.1.0.1/32", uid="b4", pool="p4"),
     BlockGrant(cidr="fd00:1::1/128", uid="b6", pool="p6"),
 )
+ROOMY = (BlockGrant(cidr="10.1.0.0/26", uid="b4", pool="p4"), BlockGrant(cidr="fd00:1::/122", uid="b6", pool="p6"))
 POOLS = (
     PoolFlags(name="p4", cidr="10.1.0.0/16", block_size=32),
     PoolFlags(name="p6", cidr="fd00:1::/64", block_size=128),
@@ -45,9 +46,9 @@ POOLS = (
 class Agent:
     """Those parts of an agent that serve CNI calls, in the world's node; makes its threads in that namespace."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, blocks: tuple[BlockGrant, ...] = BLOCKS) -> None:
         self.state = State("n0", RunFolder(folder), lambda: 100.0)
-        spec = NodeNetworkSpec(node=NodeReference(name="n0"), addresses=("192.0.2.10", "2001:db8:1::10"), blocks=BLOCKS)
+        spec = NodeNetworkSpec(node=NodeReference(name="n0"), addresses=("192.0.2.10", "2001:db8:1::10"), blocks=blocks)
         self.state.snapshot = Snapshot(
             node=NodeNetwork(metadata=Metadata(name="n0"), spec=spec),
             cluster=ClusterNetwork(metadata=Metadata(name="default"), spec=ClusterNetworkSpec(pools=POOLS)),
@@ -143,6 +144,32 @@ def test_a_veth_made_anew_under_a_pods_name_neither_gets_its_routes_nor_keeps_it
         await reconciler._pass()
         assert not agent.state.ledger.used
         assert not ip_json("route", "show", "dev", success.host_interface)
+
+    run(agent, story())
+
+
+def test_a_second_interface_of_a_pod_gets_addresses_and_leaves_the_first_ones_default_route(
+    world: World, tmp_path: Path
+) -> None:
+    agent = Agent(tmp_path, ROOMY)
+    pod = world.unwired_pod()
+
+    async def story() -> None:
+        answers = [await agent.ask(Command.ADD, pod, interface) for interface in ("eth0", "net1")]
+        eth0, net1 = [json.loads(rendered_success(answer, "1.1.0")) for answer in answers if answer]
+        assert [route["dst"] for route in eth0["routes"]] == ["0.0.0.0/0", "::/0"]
+        assert net1["routes"] == []
+        assert len(net1["ips"]) == 2
+        for family in ("-4", "-6"):
+            assert "dev eth0" in pod.run("ip", family, "route", "show", "default")
+            assert "dev net1" not in pod.run("ip", family, "route", "show", "default")
+            assert all(entry["address"].split("/")[0] in pod.run("ip", "addr", "show", "net1") for entry in net1["ips"])
+        for interface, result in (("eth0", eth0), ("net1", net1)):
+            assert await agent.ask(Command.CHECK, pod, interface, result) is None
+        assert pods.wiring_problems() == []
+        await agent.ask(Command.DEL, pod, "net1")
+        assert await agent.ask(Command.CHECK, pod, "eth0", eth0) is None
+        assert len(agent.state.ledger.used) == 2
 
     run(agent, story())
 

@@ -13,6 +13,7 @@ import pytest
 from workloads import Pod, eventually, pods_on
 
 from controller.lab.cluster import Lab
+from controller.lab.execute import run_checked
 
 pytestmark = [pytest.mark.lab, pytest.mark.root]
 
@@ -132,18 +133,14 @@ def test_one_address_on_two_veths_is_found(lab: Lab, pod: Pod) -> None:
 
 
 def test_a_pod_whose_wiring_was_changed_inside_is_found(lab: Lab, pod: Pod) -> None:
-    address = pod.addresses[0]
-    has = f"ip -n $n -4 addr show dev eth0 2>/dev/null | grep -qF ' {address}/'"
-    inside = f"for n in $(ls /run/netns); do {has} && echo $n; done; true"
-    namespace = lab.node(pod.node).run(["sh", "-c", inside]).strip()
-    lab.node(pod.node).run(["ip", "-n", namespace, "route", "delete", "default"])
+    inside = [*pod.place.enter, "ip", "route"]
+    run_checked([*inside, "delete", "default"])
     try:
         found = eventually(lambda: [f for f in check(lab) if f["kind"] == "PodLinkWrong"], 20, "PodLinkWrong is found")
         assert pod.node in found[0]["object"]
         assert "default route via 169.254.1.1 is missing" in found[0]["message"]
     finally:
-        back = ["route", "add", "default", "via", "169.254.1.1", "dev", "eth0", "onlink"]
-        lab.node(pod.node).run(["ip", "-n", namespace, *back])
+        run_checked([*inside, "add", "default", "via", "169.254.1.1", "dev", "eth0", "onlink"])
 
 
 def test_a_block_without_node_is_found(lab: Lab, pod: Pod) -> None:

@@ -50,10 +50,11 @@ class Kernel:
         self.forgotten: list[tuple[Address, ...]] = []
         self.before_wire: Callable[[], Awaitable[None]] | None = None
 
-    async def wire(self, netns: int, attachment: Attachment, mtu: int) -> None:
+    async def wire(self, netns: int, attachment: Attachment, mtu: int) -> tuple[Address, ...]:
         if self.before_wire:
             await self.before_wire()
         self.wired[host_interface_name(attachment.container_id, attachment.interface)] = attachment
+        return ()
 
     def remove_later(self, name: str) -> None:
         self.removed.append(name)
