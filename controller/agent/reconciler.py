@@ -33,7 +33,14 @@ from controller.kernel.values import (
     route_changes,
 )
 from controller.plan.drift import route_drift
-from controller.plan.learned import Links, kept_while_unsettled, route_table
+from controller.plan.learned import (
+    Ground,
+    Links,
+    after_step,
+    kept_while_unsettled,
+    learned_step,
+    route_table,
+)
 from controller.plan.node import Local, NodePlan, plan_node
 from controller.plan.returned import after_taking_back
 from controller.plan.speaking import Surroundings
@@ -84,15 +91,21 @@ class Reconciler:
         self._table = RuleTable()
         self._rules: Rules | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._links: Links = ()
+        # When everything was compared last.
+        self._whole_at = state.clock()
 
     async def run(self) -> None:
         """Works until cancelled."""
         state = self._state
         while True:
-            if not await state.reconcile.wait(self._resync):
-                state.rules_are_suspect = True
+            await state.reconcile.wait(self._until_resync())
+            prefixes = state.reconcile.take()
+            if self._until_resync() == 0.0:
+                # However much a router has to say meanwhile.
+                state.rules_are_suspect, prefixes = True, None
             try:
-                refusals = await self._pass()
+                refusals = await (self._pass() if prefixes is None else self._learn(prefixes))
             except (KernelError, OSError) as error:
                 refusals = [str(error)]
             for text in refusals:
@@ -102,9 +115,16 @@ class Reconciler:
                 asyncio.get_running_loop().call_later(RETRY, state.reconcile.ring)
             await asyncio.sleep(PAUSE)
 
+    def _until_resync(self) -> float | None:
+        """Seconds until everything is to be compared though nobody asked for it; None: never."""
+        if self._resync is None:
+            return None
+        return max(0.0, self._whole_at + self._resync - self._state.clock())
+
     async def _pass(self) -> list[str]:
         """One pass; returns what could not be read or written, in words. One part that fails does not stop the others."""
         state = self._state
+        self._whole_at = state.clock()
         # Wired before the kernel was read: a route of theirs that was not found then is drift.
         wired = dict(state.wired)
         readback = await self._on_worker(_read)
@@ -123,11 +143,10 @@ class Reconciler:
         settled = frozenset(observed.settled)
         readback = replace(readback, routes=self._without_additions(readback.routes))
         outcome = await self._on_worker(lambda: self._write(plan.rules, readback, table, settled, wired))
-        state.applied, state.done = outcome.applied, plan
+        state.applied, state.done, self._links = outcome.applied, plan, readback.links
         self._count(outcome.drifts)
         self._note(outcome.failures)
-        own = {route.prefix for route in plan.routes}
-        state.learned_installed = sum(prefix not in own for prefix in table)
+        state.learned_installed = len(state.applied) - len({route.prefix for route in plan.routes})
         self._become_ready()
         if before is None or before.blocks != plan.blocks:
             state.blocks_changed.ring()
@@ -135,6 +154,22 @@ class Reconciler:
         state.set_trouble("files", Trouble(Reason.STORE_FAILED, problem) if problem else None)
         state.report.ring()
         return outcome.refusals
+
+    async def _learn(self, prefixes: frozenset[str]) -> list[str]:
+        """Follows the speaker in these prefixes alone: a router's change costs what changed, not what there is."""
+        state = self._state
+        if state.done is None or not state.troubles.keys().isdisjoint(("routes", "kernel")):
+            return await self._pass()
+        own = {route.prefix: route for route in state.done.routes}
+        ground = Ground(own, self._links, frozenset(state.observed.settled))
+        changes = learned_step(prefixes, state.observed.routes, state.applied, ground)
+        failures = await self._on_worker(lambda: routes.apply_routes(changes))
+        after_step(state.applied, changes)
+        state.learned_installed = len(state.applied) - len(own)
+        if failures:
+            # Which ones last, and whether others do, a whole look says.
+            state.reconcile.ring()
+        return []
 
     def _mtu(self, uplinks: tuple[surroundings.Uplink, ...]) -> int:
         """The smallest MTU of the links that carry the node's addresses; other bridges of the machine do not count."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from bgp.values import Observed
-from controller.agent.bell import Bell, Broadcast
+from controller.agent.bell import Bell, Broadcast, Worklist
 from controller.agent.files import RunFolder
 from controller.agent.ledger import Key, Ledger
 from controller.api.objects import Network
@@ -59,7 +59,7 @@ class State:
     waiting: dict[Key, frozenset[str]] = field(default_factory=dict)
     # Offers that a pod waited for in vain: the next one goes without.
     unanswered: set[Offer] = field(default_factory=set)
-    reconcile: Bell = field(default_factory=Bell)
+    reconcile: Worklist = field(default_factory=Worklist)
     report: Bell = field(default_factory=Bell)
     blocks_changed: Broadcast = field(default_factory=Broadcast)
 

@@ -5,7 +5,9 @@ The kernel's effects are replaced at their boundary; races are played by changin
 
 import asyncio
 import dataclasses
+import inspect
 import ipaddress
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
@@ -58,6 +60,7 @@ class Kernel:
         self.repaired: list[set[tuple[str, int]]] = []
         self.while_read = lambda: None
         self.refuse = ""
+        self.reads = 0
         monkeypatch.setattr(module.routes, "read_routes", lambda: list(self.routes))
         monkeypatch.setattr(module.pods, "read_pods", self.read_pods)
         monkeypatch.setattr(module.surroundings, "uplinks", lambda: (UPLINK,))
@@ -67,6 +70,7 @@ class Kernel:
 
     def read_pods(self) -> list[PodLink]:
         found = list(self.pods)
+        self.reads += 1
         self.while_read()
         return found
 
@@ -251,3 +255,59 @@ def test_sessions_that_the_speaker_is_to_drop_are_remembered_in_the_file_before_
     monkeypatch.setattr(Speaking, "want", lambda *_: remembered.append(site.state.folder.load_snapshot().told))
     site.one_pass()
     assert remembered == [Told(until={Family.IPV4: 229.0})]
+
+
+def running(site: Site, story: Callable[[], Awaitable[None]]) -> None:
+    """Tells the story while the reconciler runs."""
+
+    async def both() -> None:
+        task = asyncio.create_task(site.reconciler.run())
+        await story()
+        task.cancel()
+
+    asyncio.run(asyncio.wait_for(both(), 10))
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Waits for what another task does."""
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError(f"not within 5 s: {inspect.getsource(condition).strip()}")
+
+
+def test_a_learned_route_that_changes_is_written_without_a_look_at_the_whole_kernel(site: Site) -> None:
+    async def story() -> None:
+        site.state.reconcile.ring()
+        await until(lambda: site.state.done is not None)
+        reads = site.kernel.reads
+        learned = {"10.244.1.0/26": Learned(("10.0.0.3",), ("s",))}
+        site.state.observed = Observed(routes=learned, settled=("ipv4", "ipv6"))
+        site.state.reconcile.ring_for(learned)
+        await until(lambda: site.state.learned_installed == 1)
+        learned.clear()
+        site.state.reconcile.ring_for(["10.244.1.0/26"])
+        await until(lambda: site.state.learned_installed == 0)
+        assert site.kernel.reads == reads
+
+    running(site, story)
+    _, made, deleted = site.kernel.changes
+    assert made.create == deleted.delete
+    assert [str(route.prefix) for route in made.create] == ["10.244.1.0/26"]
+
+
+def test_while_a_trouble_lasts_or_the_timer_is_due_everything_is_looked_at_however_much_is_learned(site: Site) -> None:
+    async def story() -> None:
+        site.kernel.refuse = "rules"
+        site.state.reconcile.ring()
+        await until(lambda: "kernel" in site.state.troubles)
+        site.kernel.refuse = ""
+        site.state.reconcile.ring_for(["10.244.1.0/26"])
+        await until(lambda: "kernel" not in site.state.troubles)
+        site.reconciler._resync = 0.0
+        reads = site.kernel.reads
+        site.state.reconcile.ring_for(["10.244.1.0/26"])
+        await until(lambda: site.kernel.reads > reads)
+
+    running(site, story)
