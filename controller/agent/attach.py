@@ -246,13 +246,17 @@ class Attachments:
             raise CniError(ErrorCode.CHECK_FAILED, "; ".join(problems), "delete the pod: it is made anew")
 
     async def _collect(self, valid: frozenset[Key]) -> None:
-        """Removes what the runtime no longer lists; an addition under way is in the ledger and has no link yet."""
+        """Removes what the runtime no longer lists. An addition that was not complete when it listed may be missing there."""
+        complete = dict(self._state.wired)
         for link in await self._kernel.links():
-            if link.attachment is None:
+            if link.attachment is None or complete.get(link.name) != link.ifindex:
                 continue
             key = (link.attachment.container_id, link.attachment.interface)
-            if key not in valid:
-                async with self._locks.of(key):
+            if key in valid:
+                continue
+            async with self._locks.of(key):
+                # Deleted and added again meanwhile: that one is newer than the list.
+                if self._state.wired.get(link.name) == link.ifindex:
                     self._delete(key)
 
     def _require_ready(self) -> None:

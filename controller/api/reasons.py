@@ -102,6 +102,11 @@ class Reason(StrEnum):
     SYNCED = "Synced", "kernel and speaker are as planned"
     NO_BLOCK = "NoBlock", "the node has no block of a family that a pool offers it", "see the IPPools' conditions"
     SPEAKER_AWAY = "SpeakerAway", "the speaker does not answer", "see the speaker's log on the node"
+    SPEAKER_REFUSES = (
+        "SpeakerRefuses",
+        "the speaker does not honour a part of what it is told",
+        "correct the named field in the BGPPeer or BGPConfiguration that it follows from",
+    )
     APPLY_FAILED = "ApplyFailed", "the kernel refused a change", "see the agent's log on the node"
     HEALTH_PORT = (
         "HealthPortTaken",

@@ -128,10 +128,21 @@ def _demand(plan: NodePlan, usage: Mapping[str, int], waiting: Iterable[frozense
     return tuple(PoolDemand(pool=name, in_use=in_use[name], waiting=waits[name]) for name in names)
 
 
+def speaker_problems(observed: Observed) -> tuple[str, ...]:
+    """What the speaker does not honour of its order, beside whole sessions: those say so themselves."""
+    refused = {f"neighbour {s.name}" for s in observed.sessions if s.state == SessionState.REFUSED}
+    return tuple(
+        f"{each.object}, {each.field} {each.value}: {each.reason}: {each.message}"
+        for each in observed.problems
+        if each.object not in refused
+    )
+
+
 def _conditions(node: NodeNetwork, seen: Seen, now: str) -> tuple[Condition, ...]:
-    if seen.troubles:
-        reason = seen.troubles[0][0]
-        message = "; ".join(f"{r}: {m}" if r != reason else m for r, m in seen.troubles)[:2048]
+    troubles = seen.troubles + tuple((Reason.SPEAKER_REFUSES, text) for text in speaker_problems(seen.observed))
+    if troubles:
+        reason = troubles[0][0]
+        message = "; ".join(f"{r}: {m}" if r != reason else m for r, m in troubles)[:2048]
         synced = _condition("Synced", "False", reason, message)
     else:
         synced = _condition("Synced", "True", Reason.SYNCED, "")

@@ -53,11 +53,18 @@ class Kernel:
     async def wire(self, netns: int, attachment: Attachment, mtu: int) -> tuple[Address, ...]:
         if self.before_wire:
             await self.before_wire()
-        self.wired[host_interface_name(attachment.container_id, attachment.interface)] = attachment
+        name = host_interface_name(attachment.container_id, attachment.interface)
+        self.wired[name] = attachment
+        await self.after_link()
+        self.state.wired[name] = 7
         return ()
+
+    async def after_link(self) -> None:
+        """The veth is there, and the addition not complete yet."""
 
     def remove_later(self, name: str) -> None:
         self.removed.append(name)
+        self.state.wired.pop(name, None)
         if not self.is_slow:
             self.remove_now(name)
 
@@ -382,6 +389,28 @@ def test_collection_removes_what_the_runtime_no_longer_lists_and_nothing_else(no
             await node.ask(Command.ADD, container)
         await node.ask(Command.GC, valid_attachments=frozenset({("c2", "eth0")}))
         assert {attachment.container_id for attachment in node.kernel.wired.values()} == {"c2"}
+        assert {key[0] for key in node.state.ledger.used.values()} == {"c2"}
+
+    run(story())
+
+
+def test_collection_spares_an_addition_that_was_under_way_when_the_runtime_listed_its_own(node: Node) -> None:
+    async def story() -> None:
+        begun, go = asyncio.Event(), asyncio.Event()
+
+        async def slowly() -> None:
+            begun.set()
+            await go.wait()
+
+        await node.ask(Command.ADD, "c1")
+        node.kernel.after_link = slowly
+        adding = asyncio.create_task(node.ask(Command.ADD, "c2"))
+        await begun.wait()
+        collecting = asyncio.create_task(node.ask(Command.GC, valid_attachments=frozenset()))
+        await asyncio.wait([collecting], timeout=0.1)
+        go.set()
+        assert await adding is not None
+        await collecting
         assert {key[0] for key in node.state.ledger.used.values()} == {"c2"}
 
     run(story())

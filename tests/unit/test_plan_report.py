@@ -5,8 +5,8 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from bgp.reasons import SessionReason
-from bgp.values import Family, Observed, Session, SessionState
+from bgp.reasons import ProblemReason, SessionReason
+from bgp.values import Family, Observed, Problem, Session, SessionState
 from controller.api.clusternetwork import ClusterNetwork
 from controller.api.ipblock import NodeReference
 from controller.api.nodenetwork import BlockGrant, NodeNetwork, NodeNetworkSpec, SessionSpec
@@ -99,3 +99,18 @@ def test_troubles_make_synced_false_with_all_reasons(plan: NodePlan) -> None:
     condition = next(c for c in node_status(NODE, plan, {}, troubled, NOW).conditions if c.type == "Synced")
     assert (condition.status, condition.reason) == ("False", Reason.APPLY_FAILED)
     assert condition.message == "route x; SpeakerAway: no answer"
+
+
+def test_what_the_speaker_does_not_honour_is_told_unless_a_session_says_so_itself(plan: NodePlan) -> None:
+    refused = Session(name="tor2", address="10.0.0.2", state=SessionState.REFUSED, since=1.0)
+    problem = Problem(
+        object="neighbour tor2", field="asn", value="0", reason=ProblemReason.INVALID_VALUE, message="use 1"
+    )
+    own = Problem(
+        object="desired", field="router_id", value="x", reason=ProblemReason.INVALID_VALUE, message="use dotted form"
+    )
+    observed = Observed(sessions=(UP, refused), problems=(problem, own))
+    status = node_status(NODE, plan, {}, replace(seen(), observed=observed), NOW)
+    condition = next(c for c in status.conditions if c.type == "Synced")
+    assert (condition.status, condition.reason) == ("False", Reason.SPEAKER_REFUSES)
+    assert condition.message == "desired, router_id x: InvalidValue: use dotted form"
