@@ -220,11 +220,11 @@ class Attachments:
     def _delete(self, key: Key) -> None:
         """Unknown attachments are deleted, too: DEL must succeed however often it comes."""
         state = self._state
-        released = state.ledger.release(key, state.clock())
-        self._kernel.remove_later(host_interface_name(*key))
-        if released:
+        if state.ledger.release(key, state.clock()):
+            # Before the veth goes: an agent that ends here finds the addresses in the kernel or in the file.
             state.folder.store_resting(state.ledger.resting)
             state.report.ring()
+        self._kernel.remove_later(host_interface_name(*key))
 
     async def _check(self, request: Request) -> None:
         key = _key(request)

@@ -37,6 +37,8 @@ class Ledger:
         self._resting: dict[Address, float] = {}
         # Addresses of pods that are gone, by the veth that has them until its removal is done.
         self._linked: dict[Address, str] = {}
+        # Addresses that additions in flight were given before they had rested, and until when they should have.
+        self._tired: dict[Key, dict[Address, float]] = {}
         self._last: dict[str, Address] = {}
         self.yielded = 0
 
@@ -64,6 +66,9 @@ class Ledger:
         for choice in choices:
             self._last[choice.block] = choice.address
             self.yielded += choice.yielded
+        tired = {choice.address: self._resting[choice.address] for choice in choices if choice.yielded}
+        if tired:
+            self._tired[key] = tired
         self._take(key, tuple(choice.address for choice in choices))
         return Assigned(tuple(choices))
 
@@ -72,13 +77,18 @@ class Ledger:
 
         Nobody gets them before `unlinked` has said that their veth is gone, too.
         """
+        self._tired.pop(key, None)
         addresses = self._leave(key)
         self._resting.update((address, now + REST_SECONDS) for address in addresses)
         return addresses
 
     def withdraw(self, key: Key) -> None:
-        """The addition failed before any packet was sent: its addresses are free as soon as its veth is gone."""
-        self._leave(key)
+        """The addition failed before any packet was sent: its addresses are free as soon as its veth is gone.
+
+        One that had not rested in full goes on resting: its former pod's connections may not be forgotten yet.
+        """
+        tired = self._tired.pop(key, {})
+        self._resting.update((address, tired[address]) for address in self._leave(key) if address in tired)
 
     def unlinked(self, link: str) -> bool:
         """The kernel has no veth of that name any more; whether addresses were waited for."""

@@ -18,6 +18,7 @@ from controller.kernel import conntrack, pods
 from controller.kernel.netlink import KernelError
 from controller.kernel.pod_state import PodEnd
 from controller.kernel.values import Attachment, PodLink, host_interface_name
+from controller.plan.addresses import REST_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class PodEffects:
         self._wiring = ThreadPoolExecutor(1, "wiring")
         self._removing = ThreadPoolExecutor(4, "removing")
         self._to_forget: set[Address] = set()
+        self._noted: frozenset[Address] = frozenset()
         self._forgetting = asyncio.Lock()
         # Removals under way, by the link's name: an addition of the same container gets a link of the same name.
         self._leaving: dict[str, Future[bool]] = {}
@@ -46,11 +48,24 @@ class PodEffects:
         self._removing.shutdown()
 
     async def adopt(self) -> None:
-        """At start: takes over the pods that the kernel has, and the rests that a former agent left in its file."""
+        """At start: takes over the pods that the kernel has, and the rests that a former agent left in its files.
+
+        Addresses of pods that went while no agent ran rest from now on.
+        """
         state = self._state
         links = await self.links()
-        state.ledger.adopt(links, state.folder.load_resting())
+        until = state.clock() + REST_SECONDS
+        rests = {**dict.fromkeys(state.folder.load_used(), until), **state.folder.load_resting()}
+        state.ledger.adopt(links, rests)
+        state.folder.store_resting(state.ledger.resting)
+        self._note_used()
         state.wired = {link.name: link.ifindex for link in links if link.attachment is not None}
+
+    def _note_used(self) -> None:
+        used = frozenset(self._state.ledger.used)
+        if used != self._noted:
+            self._state.folder.store_used(used)
+            self._noted = used
 
     async def sweep(self) -> None:
         """The task that ends rests and removes veths that belong to nobody; runs until cancelled."""
@@ -58,6 +73,7 @@ class PodEffects:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             try:
+                self._note_used()
                 await self._end_rests()
                 suspects = await self._remove_strays(suspects)
             except (KernelError, OSError) as error:

@@ -26,6 +26,7 @@ from controller.cni.request import Command, Configuration, Request
 from controller.cni.request import Pod as PodName
 from controller.cni.result import SUPPORTED_VERSIONS, CniError, ErrorCode, Success, rendered_success
 from controller.kernel import pods
+from controller.kernel.values import PodLink
 from controller.plan.node import Local, Snapshot, plan_node
 from controller.plan.speaking import Surroundings
 
@@ -172,6 +173,36 @@ def test_a_second_interface_of_a_pod_gets_addresses_and_leaves_the_first_ones_de
         assert len(agent.state.ledger.used) == 2
 
     run(agent, story())
+
+
+def test_an_address_that_was_freed_while_no_agent_ran_rests_and_what_the_kernel_has_stays(
+    world: World, tmp_path: Path
+) -> None:
+    former, agent = Agent(tmp_path, ROOMY), Agent(tmp_path, ROOMY)
+    gone, staying = world.unwired_pod(), world.unwired_pod()
+
+    async def before() -> None:
+        await former.effects.adopt()
+        for pod in (gone, staying):
+            await former.ask(Command.ADD, pod)
+        former.effects._note_used()
+
+    async def after() -> None:
+        (link,) = [link for link in pods.read_pods() if link.attachment and not is_of(link, staying)]
+        pods.unwire_pod(link.name)
+        await agent.effects.adopt()
+        assert link.attachment is not None
+        assert set(agent.state.ledger.resting) == set(link.attachment.addresses)
+        assert {key[0] for key in agent.state.ledger.used.values()} == {staying.attachment.container_id}
+        # The next agent knows of it, too.
+        assert agent.state.folder.load_resting() == dict(agent.state.ledger.resting)
+
+    run(former, before())
+    run(agent, after())
+
+
+def is_of(link: PodLink, pod: Pod) -> bool:
+    return link.attachment is not None and link.attachment.container_id == pod.attachment.container_id
 
 
 def with_other(result: dict[str, Any], path: str, value: object) -> dict[str, Any]:

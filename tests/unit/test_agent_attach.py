@@ -166,6 +166,20 @@ def test_deleting_twice_or_the_unknown_succeeds_and_the_addresses_rest(node: Nod
     run(story())
 
 
+def test_rests_are_in_the_file_before_the_veth_goes(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    remembered: list[set[Address]] = []
+    folder = node.state.folder
+    monkeypatch.setattr(node.kernel, "remove_later", lambda _: remembered.append(set(folder.load_resting())))
+
+    async def story() -> None:
+        success = await node.ask(Command.ADD)
+        await node.ask(Command.DEL)
+        assert success is not None
+        assert remembered == [set(success.addresses)]
+
+    run(story())
+
+
 def test_an_addition_waits_for_a_block_and_goes_on_when_one_is_granted(tmp_path: Path) -> None:
     async def story() -> None:
         node = Node(tmp_path, ())

@@ -141,6 +141,22 @@ def test_a_failed_addition_leaves_its_addresses_free_as_soon_as_its_veth_is_gone
     assert ledger.occupied == frozenset()
 
 
+def test_an_address_that_had_not_rested_goes_on_resting_if_its_addition_fails() -> None:
+    ledger = Ledger()
+    blocks = (BlockGrant(cidr="10.244.0.0/32", uid="u", pool="p"),)
+    for key in (("a", "eth0"), ("b", "eth0")):
+        assert isinstance(ledger.assign(key, blocks), Assigned)
+        if key[0] == "a":
+            ledger.release(key, 100)
+            ledger.unlinked(host_interface_name(*key))
+    ledger.withdraw(("b", "eth0"))
+    ledger.unlinked(host_interface_name("b", "eth0"))
+    again = ledger.assign(("c", "eth0"), blocks)
+    assert isinstance(again, Assigned)
+    # So that its connections are forgotten, whether or not the failed addition got as far as that.
+    assert again.choices[0].yielded
+
+
 def test_a_new_agent_takes_over_addresses_from_the_kernel_and_rests_from_its_file() -> None:
     ledger = Ledger()
     attachment = Attachment("c", "eth0", "uid", (address("10.244.0.1"),))
