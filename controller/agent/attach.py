@@ -193,7 +193,9 @@ class Attachments:
         granted = {block.cidr for block in node.spec.blocks}
         blocks = tuple(block for block in serving(plan.blocks, pools) if block.cidr in granted)
         families = families_of(blocks)
-        missing = tuple(o for o in offers_of(cluster.spec, node.spec, pools) if o.family not in families)
+        # A family that is granted after all is waited for again, should its blocks go.
+        state.unanswered = {offer for offer in state.unanswered if offer.family not in families}
+        missing = (offer for offer in offers_of(cluster.spec, node.spec, pools) if offer.family not in families)
         awaited = tuple(offer for offer in missing if offer not in state.unanswered)
         if families and awaited:
             self._ask_for(key, frozenset[str]().union(*(offer.pools for offer in awaited)))

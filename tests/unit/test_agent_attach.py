@@ -248,6 +248,7 @@ def test_a_family_that_the_operator_does_not_grant_here_is_waited_for_once_a_ter
         success = await adding
         assert success is not None
         assert len(success.addresses) == 2
+        assert not node.state.unanswered
 
     run(story())
 
