@@ -297,17 +297,38 @@ def test_a_learned_route_that_changes_is_written_without_a_look_at_the_whole_ker
     assert [str(route.prefix) for route in made.create] == ["10.244.1.0/26"]
 
 
-def test_while_a_trouble_lasts_or_the_timer_is_due_everything_is_looked_at_however_much_is_learned(site: Site) -> None:
+def test_while_a_trouble_lasts_everything_is_looked_at_whatever_is_learned(site: Site) -> None:
     async def story() -> None:
         site.kernel.refuse = "rules"
         site.state.reconcile.ring()
         await until(lambda: "kernel" in site.state.troubles)
         site.kernel.refuse = ""
-        site.state.reconcile.ring_for(["10.244.1.0/26"])
-        await until(lambda: "kernel" not in site.state.troubles)
-        site.reconciler._resync = 0.0
         reads = site.kernel.reads
         site.state.reconcile.ring_for(["10.244.1.0/26"])
+        await until(lambda: "kernel" not in site.state.troubles)
+        assert site.kernel.reads > reads
+
+    running(site, story)
+
+
+def test_a_router_that_always_has_something_to_say_does_not_put_off_the_full_comparison(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = site.state.reconcile.take
+
+    def taken() -> frozenset[str] | None:
+        found = take()
+        site.state.reconcile.ring_for(["10.244.1.0/26"])
+        return found
+
+    async def story() -> None:
+        site.state.reconcile.ring()
+        await until(lambda: site.state.done is not None)
+        monkeypatch.setattr(site.state.reconcile, "take", taken)
+        site.state.reconcile.ring_for(["10.244.1.0/26"])
+        reads = site.kernel.reads
+        site.reconciler._resync = 60.0
+        site.reconciler._whole_at = site.state.clock() - 60.0
         await until(lambda: site.kernel.reads > reads)
 
     running(site, story)
