@@ -98,8 +98,11 @@ def urgent_part(status: NodeNetworkStatus) -> tuple[object, ...]:
 
 
 def notable_part(status: NodeNetworkStatus) -> tuple[object, ...]:
-    """What people wait for: sessions and conditions, without counters; written within a second or so."""
-    sessions = tuple((s.peer, s.address, s.state, s.reason) for s in status.sessions)
+    """What people wait for: sessions and conditions, without counters; written within a second or so.
+
+    Whether a session refuses routes is no mere count: it comes just after the session is up, and must not wait for the next minute.
+    """
+    sessions = tuple((s.peer, s.address, s.state, s.reason, s.refused > 0) for s in status.sessions)
     conditions = tuple((c.type, c.status, c.reason, c.message) for c in status.conditions)
     return sessions, conditions, status.demand, tuple(status.drift.items())
 

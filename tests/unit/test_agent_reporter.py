@@ -63,6 +63,18 @@ def test_a_session_that_changed_is_written_a_second_later_however_often_it_chang
     assert wait(status, 11.0, since=10.0) == 0.0
 
 
+def test_that_a_session_refuses_routes_is_no_mere_counter_and_how_many_is() -> None:
+    def written(refused: int, now: int) -> float | None:
+        session = SessionStatus(peer="t", address="a", state="established", refused=refused)
+        status = msgspec.structs.replace(QUIET, sessions=(session,))
+        later = msgspec.structs.replace(QUIET, sessions=(msgspec.structs.replace(session, refused=now),))
+        return seconds_until_write(later, Written(status, 0.0), 10.0, 0.0)
+
+    assert written(0, 2) == NOTABLE
+    assert written(2, 3) == COUNTERS - 10.0
+    assert written(2, 0) == NOTABLE
+
+
 def test_counters_alone_are_written_once_a_minute_with_jitter() -> None:
     assert wait(changed(pods=2), 10.0) == COUNTERS - 10.0
     assert wait(changed(pods=2), 10.0, jitter=1.0) == 1.5 * COUNTERS - 10.0
