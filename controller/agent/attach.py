@@ -145,7 +145,7 @@ class Attachments:
         """Waits up to 20 s for a block: the operator grants ahead of demand, so that is rare."""
         state = self._state
         deadline = state.clock() + BLOCK_SECONDS
-        partial_since: float | None = None
+        partial_since = float("inf")
         try:
             while True:
                 now = state.clock()
@@ -153,13 +153,13 @@ class Attachments:
                 if isinstance(answer, Assigned):
                     return answer
                 if isinstance(answer, _Partial):
-                    partial_since = now if partial_since is None else partial_since
-                    if now >= deadline and now - partial_since >= PARTIAL_SECONDS:
-                        self._go_without(answer.awaited)
-                        continue
-                    answer = answer.refusal
-                if now >= deadline or answer.reason is NoAddress.NO_POOL:
-                    raise CniError(ErrorCode.TRY_AGAIN, self._words(answer, key), _REMEDIES[answer.reason])
+                    partial_since = min(partial_since, now)
+                if isinstance(answer, _Partial) and now >= max(deadline, partial_since + PARTIAL_SECONDS):
+                    self._go_without(answer.awaited)
+                    continue
+                refusal = answer.refusal if isinstance(answer, _Partial) else answer
+                if now >= deadline or refusal.reason is NoAddress.NO_POOL:
+                    raise CniError(ErrorCode.TRY_AGAIN, self._words(refusal, key), _REMEDIES[refusal.reason])
                 await self._wait_for_blocks(deadline - now)
         finally:
             if state.waiting.pop(key, None) is not None:
