@@ -37,7 +37,7 @@ lint: .venv/.ready ## Style, types, import contracts.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-timing 2>/dev/null | tail -3
+	$(BIN)/lint-imports --no-logo
 
 unit: .venv/.ready ## The quick tests only; without routers installed, what asks them is left out.
 	PODROUTE_QUICK=1 $(BIN)/pytest -q -n 2 tests/unit tests/golden tests/replay

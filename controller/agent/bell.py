@@ -1,6 +1,7 @@
 """Wakes one task when something changed; many rings before it looks count as one. Used within the agent."""
 
 import asyncio
+from collections.abc import Iterable
 
 
 class Bell:
@@ -23,6 +24,32 @@ class Bell:
             return False
         self._event.clear()
         return True
+
+
+class Worklist(Bell):
+    """A bell that says what for: everything, or the learned routes of some prefixes alone."""
+
+    def __init__(self) -> None:
+        """Starts silent."""
+        super().__init__()
+        self._everything = False
+        self._prefixes: set[str] = set()
+
+    def ring(self) -> None:
+        """Everything is to be looked at."""
+        self._everything = True
+        super().ring()
+
+    def ring_for(self, prefixes: Iterable[str]) -> None:
+        """The best ways to these prefixes have changed."""
+        self._prefixes.update(prefixes)
+        super().ring()
+
+    def take(self) -> frozenset[str] | None:
+        """What was rung for since the last time: prefixes, or None for everything."""
+        everything, prefixes = self._everything, frozenset(self._prefixes)
+        self._everything, self._prefixes = False, set()
+        return None if everything or not prefixes else prefixes
 
 
 class Broadcast:

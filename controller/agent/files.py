@@ -1,4 +1,4 @@
-"""What the agent keeps in /run: the last snapshot, addresses at rest, and the marker that it was ready once.
+"""What the agent keeps in /run: the last snapshot, addresses in use and at rest, and the marker that it was ready once.
 
 Written atomically and 0600, since a snapshot holds passwords. /run is empty after a boot, as is the kernel.
 """
@@ -7,7 +7,7 @@ import ipaddress
 import logging
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -67,6 +67,18 @@ class RunFolder:
     def store_resting(self, resting: Mapping[Address, float]) -> None:
         """Keeps the rests for the next start."""
         self._write("resting.json", msgspec.json.encode({str(a): until for a, until in resting.items()}))
+
+    def load_used(self) -> frozenset[Address]:
+        """Addresses that pods had when they were last noted; empty if there is no file."""
+        try:
+            stored = msgspec.json.decode((self.path / "used.json").read_bytes(), type=tuple[str, ...])
+            return frozenset(map(ipaddress.ip_address, stored))
+        except (OSError, ValueError, msgspec.DecodeError):
+            return frozenset()
+
+    def store_used(self, used: Iterable[Address]) -> None:
+        """Notes the addresses of pods: what is missing at the next start was freed while no agent ran."""
+        self._write("used.json", msgspec.json.encode(sorted(map(str, used))))
 
     def mark_ready(self) -> bool:
         """Writes the marker; False if it was there."""

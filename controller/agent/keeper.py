@@ -24,6 +24,8 @@ from controller.kube.resources import SECRETS
 from controller.kube.store import Change, Store
 from controller.kube.writer import Writer
 from controller.plan.node import Snapshot
+from controller.plan.returned import Returns, after_hearing
+from controller.plan.validity import cluster_problem, node_problem
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,8 @@ class Keeper:
         self._store = Store((NodeNetwork, ClusterNetwork))
         self._writer = Writer(api)
         self._secrets = Bell()
+        # Rings when the blocks of a node whose object is gone are given up.
+        self._giving_up: asyncio.TimerHandle | None = None
         backoff = exponential(random.SystemRandom(), most=5.0)
         self._reflectors = [
             Reflector(api, self._store, kind, backoff=backoff, on_change=self._on_change).named(name)
@@ -68,16 +72,23 @@ class Keeper:
         troubled = [reflector.trouble for reflector in self._reflectors if reflector.trouble]
         state.set_trouble("api", Trouble(Reason.SNAPSHOT_STALE, str(troubled[0])) if troubled else None)
         found = self._store.get(NodeNetwork, state.node)
-        node = found or state.snapshot.node
-        cluster = self._store.get(ClusterNetwork, CLUSTER) or state.snapshot.cluster
+        given = self._store.get(ClusterNetwork, CLUSTER)
+        problems = [node_problem(found.spec) if found else "", cluster_problem(given.spec) if given else ""]
+        node = found if found and not problems[0] else state.snapshot.node
+        cluster = given if given and not problems[1] else state.snapshot.cluster
         if change.removed:
             log.warning("%s %s is gone: the last one stays in force", change.kind.__name__, ", ".join(change.removed))
         invalid = [f"{i.kind} {i.name}, field {i.field}: {i.message}" for i in self._store.invalid()]
+        names = (f"NodeNetwork {state.node}", f"ClusterNetwork {CLUSTER}")
+        invalid += [f"{name}, field {text}" for name, text in zip(names, problems, strict=True) if text]
         for text in invalid:
             log.error("%s", text)
         state.set_trouble("objects", Trouble(Reason.INVALID, "; ".join(invalid)) if invalid else None)
         missing_since = self._missing_since(found)
-        snapshot = msgspec.structs.replace(state.snapshot, node=node, cluster=cluster, missing_since=missing_since)
+        returns = after_hearing(state.snapshot.returns, node.spec.epoch, state.clock()) if node else Returns()
+        snapshot = msgspec.structs.replace(
+            state.snapshot, node=node, cluster=cluster, missing_since=missing_since, returns=returns
+        )
         if snapshot != state.snapshot:
             is_news = (
                 _spec(node) != _spec(state.snapshot.node) or snapshot.missing_since != state.snapshot.missing_since
@@ -87,15 +98,21 @@ class Keeper:
 
     def _missing_since(self, found: NodeNetwork | None) -> float | None:
         """Since when the API server says that there is no such object; what it says while it is away does not count."""
-        before = self._state.snapshot.missing_since
-        shelf = self._store.shelf(NodeNetwork)
-        if found is not None or self._state.node in shelf.invalid:
+        state, shelf = self._state, self._store.shelf(NodeNetwork)
+        before = state.snapshot.missing_since
+        if found is not None or state.node in shelf.invalid:
+            if self._giving_up is not None:
+                self._giving_up.cancel()
+                self._giving_up = None
             return None
-        if before is None and shelf.is_loaded and self._state.snapshot.node is not None:
-            grace = self._state.snapshot.node.spec.deleted_node_grace
-            asyncio.get_running_loop().call_later(grace, self._state.reconcile.ring)
-            return self._state.clock()
-        return before
+        if not shelf.is_loaded or state.snapshot.node is None:
+            return before
+        since = state.clock() if before is None else before
+        if self._giving_up is None:
+            due = since + state.snapshot.node.spec.deleted_node_grace
+            wait = max(0.0, due - state.clock())
+            self._giving_up = asyncio.get_running_loop().call_later(wait, state.reconcile.ring)
+        return since
 
     def _take(self, snapshot: Snapshot, *, is_news: bool) -> None:
         state = self._state

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from controller.api.nodenetwork import BlockGrant
 from controller.api.objects import Address, family_of
-from controller.kernel.values import PodLink
+from controller.kernel.values import PodLink, host_interface_name
 from controller.plan.addresses import REST_SECONDS, Choice, NoAddress, Occupied, Refusal, choose, families_of
 
 Key = tuple[str, str]  # container id and interface: the CNI specification's key of an attachment
@@ -35,6 +35,10 @@ class Ledger:
         self._used: dict[Address, Key] = {}
         self._by_key: dict[Key, tuple[Address, ...]] = {}
         self._resting: dict[Address, float] = {}
+        # Addresses of pods that are gone, by the veth that has them until its removal is done.
+        self._linked: dict[Address, str] = {}
+        # Addresses that additions in flight were given before they had rested, and until when they should have.
+        self._tired: dict[Key, dict[Address, float]] = {}
         self._last: dict[str, Address] = {}
         self.yielded = 0
 
@@ -49,7 +53,7 @@ class Ledger:
         """One address of every family that `blocks` hold, or a refusal and nothing is taken."""
         if key in self._by_key:
             raise ValueError(f"{key[0]}/{key[1]} has addresses already")
-        occupied = Occupied(self._used.keys(), self._resting)
+        occupied = Occupied(self._used.keys(), self._resting, self._linked.keys())
         choices = []
         for family in families_of(blocks):
             of_family = [block for block in blocks if family_of(block.cidr) == family]
@@ -62,23 +66,48 @@ class Ledger:
         for choice in choices:
             self._last[choice.block] = choice.address
             self.yielded += choice.yielded
+        tired = {choice.address: self._resting[choice.address] for choice in choices if choice.yielded}
+        if tired:
+            self._tired[key] = tired
         self._take(key, tuple(choice.address for choice in choices))
         return Assigned(tuple(choices))
 
     def release(self, key: Key, now: float) -> tuple[Address, ...]:
-        """The pod is gone: its addresses rest from `now` on. Returns them; none if the key is unknown."""
-        addresses = self._by_key.pop(key, ())
-        for address in addresses:
-            if self._used.get(address) == key:
-                del self._used[address]
-                self._resting[address] = now + REST_SECONDS
+        """The pod is gone: its addresses rest from `now` on. Returns them; none if the key is unknown.
+
+        Nobody gets them before `unlinked` has said that their veth is gone, too.
+        """
+        self._tired.pop(key, None)
+        addresses = self._leave(key)
+        self._resting.update((address, now + REST_SECONDS) for address in addresses)
         return addresses
 
     def withdraw(self, key: Key) -> None:
-        """The addition failed before any packet was sent: its addresses are free at once."""
-        for address in self._by_key.pop(key, ()):
-            if self._used.get(address) == key:
-                del self._used[address]
+        """The addition failed before any packet was sent: its addresses are free as soon as its veth is gone.
+
+        One that had not rested in full goes on resting: its former pod's connections may not be forgotten yet.
+        """
+        tired = self._tired.pop(key, {})
+        self._resting.update((address, tired[address]) for address in self._leave(key) if address in tired)
+
+    def unlinked(self, link: str) -> bool:
+        """The kernel has no veth of that name any more; whether addresses were waited for."""
+        gone = [address for address, name in self._linked.items() if name == link]
+        for address in gone:
+            del self._linked[address]
+        return bool(gone)
+
+    @property
+    def linked(self) -> frozenset[str]:
+        """Veths whose pods are gone and that are not known to be removed yet."""
+        return frozenset(self._linked.values())
+
+    def _leave(self, key: Key) -> tuple[Address, ...]:
+        addresses = tuple(a for a in self._by_key.pop(key, ()) if self._used.get(a) == key)
+        for address in addresses:
+            del self._used[address]
+            self._linked[address] = host_interface_name(*key)
+        return addresses
 
     def rested(self, now: float) -> tuple[Address, ...]:
         """Addresses whose time of rest is over; they stay at rest until `end_rest`, so that their connections go first."""
@@ -106,10 +135,11 @@ class Ledger:
     @property
     def occupied(self) -> frozenset[Address]:
         """All that can't be given to a pod without need."""
-        return frozenset(self._used) | frozenset(self._resting)
+        return frozenset(self._used) | frozenset(self._resting) | frozenset(self._linked)
 
     def _take(self, key: Key, addresses: tuple[Address, ...]) -> None:
         self._by_key[key] = addresses
         for address in addresses:
             self._used[address] = key
             self._resting.pop(address, None)
+            self._linked.pop(address, None)

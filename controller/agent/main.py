@@ -77,6 +77,8 @@ def parsed(arguments: Sequence[str]) -> Options:
     given = parser.parse_args(list(arguments))
     if given.resync < 0:
         parser.error(f"--resync {given.resync}: give seconds, or 0 for never")
+    if given.health and not given.health.rpartition(":")[2].isdigit():
+        parser.error(f"--health {given.health}: give ADDRESS:PORT, or '' for none")
     return Options(**{**vars(given), "resync": given.resync or None})
 
 

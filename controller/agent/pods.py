@@ -16,7 +16,9 @@ from controller.api.objects import Address
 from controller.cni.result import CniError, ErrorCode
 from controller.kernel import conntrack, pods
 from controller.kernel.netlink import KernelError
+from controller.kernel.pod_state import PodEnd
 from controller.kernel.values import Attachment, PodLink, host_interface_name
+from controller.plan.addresses import REST_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +37,10 @@ class PodEffects:
         self._wiring = ThreadPoolExecutor(1, "wiring")
         self._removing = ThreadPoolExecutor(4, "removing")
         self._to_forget: set[Address] = set()
+        self._noted: frozenset[Address] = frozenset()
         self._forgetting = asyncio.Lock()
         # Removals under way, by the link's name: an addition of the same container gets a link of the same name.
-        self._leaving: dict[str, Future[None]] = {}
+        self._leaving: dict[str, Future[bool]] = {}
 
     def close(self) -> None:
         """Waits for what was begun."""
@@ -45,11 +48,24 @@ class PodEffects:
         self._removing.shutdown()
 
     async def adopt(self) -> None:
-        """At start: takes over the pods that the kernel has, and the rests that a former agent left in its file."""
+        """At start: takes over the pods that the kernel has, and the rests that a former agent left in its files.
+
+        Addresses of pods that went while no agent ran rest from now on.
+        """
         state = self._state
         links = await self.links()
-        state.ledger.adopt(links, state.folder.load_resting())
-        state.wired = {link.name for link in links if link.attachment is not None}
+        until = state.clock() + REST_SECONDS
+        rests = {**dict.fromkeys(state.folder.load_used(), until), **state.folder.load_resting()}
+        state.ledger.adopt(links, rests)
+        state.folder.store_resting(state.ledger.resting)
+        self._note_used()
+        state.wired = {link.name: link.ifindex for link in links if link.attachment is not None}
+
+    def _note_used(self) -> None:
+        used = frozenset(self._state.ledger.used)
+        if used != self._noted:
+            self._state.folder.store_used(used)
+            self._noted = used
 
     async def sweep(self) -> None:
         """The task that ends rests and removes veths that belong to nobody; runs until cancelled."""
@@ -57,6 +73,7 @@ class PodEffects:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             try:
+                self._note_used()
                 await self._end_rests()
                 suspects = await self._remove_strays(suspects)
             except (KernelError, OSError) as error:
@@ -82,13 +99,17 @@ class PodEffects:
         links = await self.links()
         known = {host_interface_name(*key) for key in self._state.ledger.used.values()}
         self._leaving = {name: removal for name, removal in self._leaving.items() if not removal.done()}
-        strays = {link.name for link in links} - known - self._leaving.keys()
+        present = {link.name for link in links}
+        # One that could not be removed may have gone with its namespace since.
+        for name in self._state.ledger.linked - present - self._leaving.keys():
+            self._unlinked(name)
+        strays = present - known - self._leaving.keys()
         for name in strays & suspects:
             log.warning("interface %s belongs to no pod that was added: removed", name)
             self.remove_later(name)
         return strays - suspects
 
-    async def wire(self, netns: int, attachment: Attachment, mtu: int) -> None:
+    async def wire(self, netns: int, attachment: Attachment, mtu: int) -> tuple[Address, ...]:
         """See `PodKernel.wire`."""
         name = host_interface_name(attachment.container_id, attachment.interface)
         if name in self._leaving:
@@ -96,10 +117,9 @@ class PodEffects:
         work = asyncio.ensure_future(self._on(self._wiring, lambda: pods.wire_pod(netns, attachment, mtu)))
         try:
             # The thread can't be stopped: a cancelled addition waits for it and takes the veth away again.
-            await asyncio.shield(work)
+            wired = await asyncio.shield(work)
         except asyncio.CancelledError:
             await asyncio.wait([work])
-            self.remove_later(name)
             raise
         except pods.InterfaceExists as error:
             raise CniError(
@@ -113,15 +133,31 @@ class PodEffects:
                 f"container {attachment.container_id}, interface {attachment.interface}: {error}",
                 "see the agent's log; the runtime tries again",
             ) from error
-        self._state.wired.add(name)
+        self._state.wired[name] = wired.link.ifindex
+        return wired.without_default
 
     def remove_later(self, name: str) -> None:
         """See `PodKernel.remove_later`."""
-        self._state.wired.discard(name)
+        self._state.wired.pop(name, None)
         under_way = self._leaving.get(name)
         # DEL comes often: a second removal that is overtaken would take a later link of that name.
-        if under_way is None or under_way.done():
-            self._leaving[name] = self._removing.submit(_removed, name)
+        if under_way is not None and not under_way.done():
+            return
+        loop = asyncio.get_running_loop()
+        self._leaving[name] = removal = self._removing.submit(_removed, name)
+        removal.add_done_callback(lambda done: loop.call_soon_threadsafe(self._on_removed, name, done))
+
+    def _on_removed(self, name: str, removal: Future[bool]) -> None:
+        if removal.cancelled() or not removal.result():
+            return
+        if self._leaving.get(name) is removal:
+            del self._leaving[name]
+        self._unlinked(name)
+
+    def _unlinked(self, name: str) -> None:
+        """From here on a pod that waits may have the addresses of the veth, if there are no others."""
+        if self._state.ledger.unlinked(name):
+            self._state.blocks_changed.ring()
 
     async def forget(self, addresses: tuple[Address, ...]) -> None:
         """See `PodKernel.forget`. Those who ask while one pass is under way share the next: each reads the whole table."""
@@ -141,6 +177,10 @@ class PodEffects:
         drifts = await self._on(self._wiring, lambda: pods.pod_problems(netns, link))
         return [f"{drift.kind}: {drift.what}" for drift in drifts]
 
+    async def pod_end(self, netns: int, interface: str) -> PodEnd | None:
+        """See `PodKernel.pod_end`."""
+        return await self._on(self._wiring, lambda: pods.read_pod(netns, interface))
+
     async def links(self) -> list[PodLink]:
         """See `PodKernel.links`."""
         return await self._on(self._wiring, pods.read_pods)
@@ -149,12 +189,15 @@ class PodEffects:
         return await asyncio.get_running_loop().run_in_executor(executor, work)
 
 
-def _removed(name: str) -> None:
+def _removed(name: str) -> bool:
+    """Whether the kernel has no such veth any more."""
     try:
         pods.unwire_pod(name)
     except (KernelError, OSError) as error:
         # The sweep finds what is left.
         log.error("interface %s was not removed: %s", name, error)
+        return False
+    return True
 
 
 def _forget(addresses: tuple[Address, ...]) -> None:

@@ -5,7 +5,7 @@ It runs whenever something changed: the objects, a learned route, or, by the wat
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -33,9 +33,18 @@ from controller.kernel.values import (
     route_changes,
 )
 from controller.plan.drift import route_drift
-from controller.plan.learned import Links, kept_while_unsettled, route_table
+from controller.plan.learned import (
+    Ground,
+    Links,
+    after_step,
+    kept_while_unsettled,
+    learned_step,
+    route_table,
+)
 from controller.plan.node import Local, NodePlan, plan_node
+from controller.plan.returned import after_taking_back
 from controller.plan.speaking import Surroundings
+from controller.plan.withdrawal import after_telling
 
 log = logging.getLogger(__name__)
 
@@ -81,15 +90,22 @@ class Reconciler:
         self._worker = ThreadPoolExecutor(1, "reconciler")
         self._table = RuleTable()
         self._rules: Rules | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._links: Links = ()
+        # When everything was compared last.
+        self._whole_at = state.clock()
 
     async def run(self) -> None:
         """Works until cancelled."""
         state = self._state
         while True:
-            if not await state.reconcile.wait(self._resync):
-                state.rules_are_suspect = True
+            await state.reconcile.wait(self._until_resync())
+            prefixes = state.reconcile.take()
+            if self._until_resync() == 0.0:
+                # However much a router has to say meanwhile.
+                state.rules_are_suspect, prefixes = True, None
             try:
-                refusals = await self._pass()
+                refusals = await (self._pass() if prefixes is None else self._learn(prefixes))
             except (KernelError, OSError) as error:
                 refusals = [str(error)]
             for text in refusals:
@@ -99,32 +115,38 @@ class Reconciler:
                 asyncio.get_running_loop().call_later(RETRY, state.reconcile.ring)
             await asyncio.sleep(PAUSE)
 
+    def _until_resync(self) -> float | None:
+        """Seconds until everything is to be compared though nobody asked for it; None: never."""
+        if self._resync is None:
+            return None
+        return max(0.0, self._whole_at + self._resync - self._state.clock())
+
     async def _pass(self) -> list[str]:
         """One pass; returns what could not be read or written, in words. One part that fails does not stop the others."""
         state = self._state
+        self._whole_at = state.clock()
         # Wired before the kernel was read: a route of theirs that was not found then is drift.
-        wired = frozenset(state.wired)
+        wired = dict(state.wired)
         readback = await self._on_worker(_read)
         self._adopt_removals(readback.pods, wired)
         plan = plan_node(state.snapshot, self._local(readback))
         if plan is None:
             return []
         before, state.plan = state.plan, plan
+        self._remember(plan)
         # In the same step as the plan: from here on the speaker follows an older one.
         self._speaking.want(plan.desired)
         state.mtu = self._mtu(readback.uplinks)
-        self._remember_held(plan)
         # Taken once: routes and whether they are complete must be of one moment.
         observed = state.observed
         table = route_table(plan.routes, observed.routes, readback.links)
         settled = frozenset(observed.settled)
         readback = replace(readback, routes=self._without_additions(readback.routes))
         outcome = await self._on_worker(lambda: self._write(plan.rules, readback, table, settled, wired))
-        state.applied, state.done = outcome.applied, plan
+        state.applied, state.done, self._links = outcome.applied, plan, readback.links
         self._count(outcome.drifts)
         self._note(outcome.failures)
-        own = {route.prefix for route in plan.routes}
-        state.learned_installed = sum(prefix not in own for prefix in table)
+        state.learned_installed = len(state.applied) - len({route.prefix for route in plan.routes})
         self._become_ready()
         if before is None or before.blocks != plan.blocks:
             state.blocks_changed.ring()
@@ -132,6 +154,22 @@ class Reconciler:
         state.set_trouble("files", Trouble(Reason.STORE_FAILED, problem) if problem else None)
         state.report.ring()
         return outcome.refusals
+
+    async def _learn(self, prefixes: frozenset[str]) -> list[str]:
+        """Follows the speaker in these prefixes alone: a router's change costs what changed, not what there is."""
+        state = self._state
+        if state.done is None or not state.troubles.keys().isdisjoint(("routes", "kernel")):
+            return await self._pass()
+        own = {route.prefix: route for route in state.done.routes}
+        ground = Ground(own, self._links, frozenset(state.observed.settled))
+        changes = learned_step(prefixes, state.observed.routes, state.applied, ground)
+        failures = await self._on_worker(lambda: routes.apply_routes(changes))
+        after_step(state.applied, changes)
+        state.learned_installed = len(state.applied) - len(own)
+        if failures:
+            # Which ones last, and whether others do, a whole look says.
+            state.reconcile.ring()
+        return []
 
     def _mtu(self, uplinks: tuple[surroundings.Uplink, ...]) -> int:
         """The smallest MTU of the links that carry the node's addresses; other bridges of the machine do not count."""
@@ -144,7 +182,7 @@ class Reconciler:
         addresses = tuple(str(address) for uplink in readback.uplinks for address in uplink.addresses)
         networks = tuple(dict.fromkeys(str(network) for network, _ in readback.links))
         occupied = self._state.ledger.occupied
-        pods_complete = tuple(link for link in readback.pods if link.name in self._state.wired)
+        pods_complete = tuple(link for link in readback.pods if is_wired(link, self._state.wired))
         return Local(pods_complete, occupied, Surroundings(addresses, networks), self._state.clock())
 
     def _without_additions(self, found: list[Route]) -> list[Route]:
@@ -157,36 +195,39 @@ class Reconciler:
             if route.prefix.prefixlen < route.prefix.max_prefixlen or route.prefix.network_address not in in_flight
         ]
 
-    def _adopt_removals(self, links: Iterable[PodLink], wired: frozenset[str]) -> None:
+    def _adopt_removals(self, links: Iterable[PodLink], wired: Mapping[str, int]) -> None:
         """Releases the addresses of pods whose veth is gone: their namespace went without a DEL.
 
-        `wired` were complete before `links` were read: one that was made since is not missing.
+        `wired` were complete before `links` were read: one that was made since is not missing, though it may have the name of one
+        that is.
         """
         state = self._state
-        present = {link.name for link in links}
+        present = {(link.name, link.ifindex) for link in links}
         for key in set(state.ledger.used.values()):
             name = host_interface_name(*key)
-            if name in wired and name in state.wired and name not in present:
-                state.wired.discard(name)
+            index = wired.get(name)
+            if index is not None and state.wired.get(name) == index and (name, index) not in present:
+                del state.wired[name]
                 state.ledger.release(key, state.clock())
+                state.ledger.unlinked(name)
                 state.folder.store_resting(state.ledger.resting)
                 state.blocks_changed.ring()
 
     def _write(
-        self, rules: Rules, readback: Readback, table: Table, settled: frozenset[str], wired: frozenset[str]
+        self, rules: Rules, readback: Readback, table: Table, settled: frozenset[str], wired: Mapping[str, int]
     ) -> Outcome:
         """On the worker thread: routes, pods' host ends and rules."""
         changes = route_changes(table.values(), readback.routes)
         kept = set(kept_while_unsettled(changes.delete, settled))
         changes = RouteChanges(changes.create, changes.replace, tuple(r for r in changes.delete if r not in kept))
-        of_pods = {route.prefix: route for route in pod_routes(link for link in readback.pods if link.name in wired)}
+        of_pods = {route.prefix: route for route in pod_routes(link for link in readback.pods if is_wired(link, wired))}
         drifts = route_drift(changes, {**self._state.applied, **of_pods})
         failures: list[RouteFailure] = []
         refusals: list[str] = []
         with _noted(refusals):
             failures = routes.apply_routes(changes)
         with _noted(refusals):
-            drifts += pods.repair_pods(wired)
+            drifts += pods.repair_pods(set(wired.items()))
         with _noted(refusals):
             drifts += self._keep_rules(rules)
         return Outcome(failures, drifts, {**table, **{route.prefix: route for route in kept}}, refusals)
@@ -220,11 +261,38 @@ class Reconciler:
         reason = Reason.FOREIGN_ROUTE if foreign else Reason.APPLY_FAILED
         self._state.set_trouble("routes", Trouble(reason, f"{texts}; {reason.remedy}"))
 
-    def _remember_held(self, plan: NodePlan) -> None:
+    def _remember(self, plan: NodePlan) -> None:
+        """What outlives this process: the blocks held, those given back, and the sessions, before the speaker is told."""
         state = self._state
-        if state.snapshot.held != plan.blocks:
-            state.snapshot = msgspec.structs.replace(state.snapshot, held=plan.blocks)
-            state.folder.store_snapshot(state.snapshot)
+        used = frozenset(block.uid for block in plan.blocks if block.state == "Active")
+        told = after_telling(state.snapshot.told, plan.desired.neighbours, state.observed, state.clock())
+        returns = after_taking_back(state.snapshot.returns, used)
+        snapshot = msgspec.structs.replace(state.snapshot, held=plan.blocks, returns=returns, told=told)
+        if snapshot != state.snapshot:
+            state.snapshot = snapshot
+            state.folder.store_snapshot(snapshot)
+        self._tell_returned(plan)
+
+    def _tell_returned(self, plan: NodePlan) -> None:
+        """Blocks that the spec grants and that this node gave back: not used, and told until the operator's word is newer."""
+        node = self._state.snapshot.node
+        listed = node.spec.blocks if node else ()
+        withheld = [block.cidr for block in listed if block.state == "Active" and block.uid in plan.returned]
+        if not withheld:
+            self._state.set_trouble("returned", None)
+            return
+        reason = Reason.BLOCK_RETURNED
+        text = f"{', '.join(withheld[:5])}: {reason.meaning}; {reason.remedy}"
+        self._state.set_trouble("returned", Trouble(reason, text))
+        wait = 0.0 if plan.decided_at is None else plan.decided_at - self._state.clock()
+        if wait > 0:
+            self._wake_in(wait)
+
+    def _wake_in(self, seconds: float) -> None:
+        """Has a pass made then; a later call takes an earlier one's place."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._state.reconcile.ring)
 
     def _become_ready(self) -> None:
         if not self._state.is_ready:
@@ -234,6 +302,11 @@ class Reconciler:
 
     async def _on_worker(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._worker, work)
+
+
+def is_wired(link: PodLink, wired: Mapping[str, int]) -> bool:
+    """Whether this very link was made for a pod, not one that somebody else gave its name."""
+    return wired.get(link.name) == link.ifindex
 
 
 @contextmanager

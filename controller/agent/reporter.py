@@ -15,6 +15,8 @@ import msgspec
 from controller.agent.state import State
 from controller.api.nodenetwork import NodeNetworkStatus
 from controller.plan.report import Seen, node_status, notable_part, urgent_part
+from controller.plan.returned import Return, after_giving_back
+from controller.plan.withdrawal import UNKNOWN, forgotten_at, still_kept
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +86,7 @@ class Reporter:
             await asyncio.sleep(PAUSE)
             status = self.current()
             wait = await self._write_if_due(status) if status is not None else None
+            wait = min((each for each in (wait, self._until_forgotten()) if each is not None), default=None)
 
     def current(self) -> NodeNetworkStatus | None:
         """The status as of now; None before the first plan."""
@@ -99,6 +102,7 @@ class Reporter:
             occupied=state.ledger.occupied,
             observed=state.observed,
             speaker_follows=state.said_generation is not None and state.observed.generation == state.said_generation,
+            kept=still_kept(forgotten_at(state.snapshot.told, state.observed), state.clock()),
             learned_installed=state.learned_installed,
             waiting=tuple(state.waiting.values()),
             drift={str(kind): count for kind, count in sorted(state.drift.items())},
@@ -109,6 +113,15 @@ class Reporter:
             node = msgspec.structs.replace(node, status=self._written.status)
         return node_status(node, plan, state.snapshot.passwords, seen, rfc3339_now())
 
+    def _until_forgotten(self) -> float | None:
+        """How long until a router has forgotten what was withdrawn, if a block waits for that: nothing rings then."""
+        state = self._state
+        if state.done is None or not state.done.withdrawn:
+            return None
+        now = state.clock()
+        times = forgotten_at(state.snapshot.told, state.observed).values()
+        return min((at - now for at in times if now < at < UNKNOWN), default=None)
+
     async def _write_if_due(self, status: NodeNetworkStatus) -> float | None:
         now = self._state.clock()
         if not is_notable(status, self._written):
@@ -118,6 +131,7 @@ class Reporter:
         delay = seconds_until_write(status, self._written, now, self._jitter.random())
         if delay is None or delay > 0:
             return delay
+        self._remember_returns(status)
         try:
             await self._write(self._state.node, status)
         except self._failures as error:
@@ -129,6 +143,18 @@ class Reporter:
         self._failure = ""
         self._written = Written(status, self._state.clock())
         return None
+
+    def _remember_returns(self, status: NodeNetworkStatus) -> None:
+        """Before it is said: whoever hears it may give the blocks to others, whatever becomes of this process."""
+        state = self._state
+        if state.done is None:
+            return
+        answer = Return(state.done.object_uid, status.observed_generation, status.epoch)
+        returns = after_giving_back(state.snapshot.returns, status.released, answer)
+        if returns != state.snapshot.returns:
+            state.snapshot = msgspec.structs.replace(state.snapshot, returns=returns)
+            state.folder.store_snapshot(state.snapshot)
+            state.reconcile.ring()
 
 
 def rfc3339_now() -> str:

@@ -39,12 +39,14 @@ class Speaking:
             await self._bell.wait(RETRY_SECONDS)
             if self._state.said_generation not in (None, self._state.observed.generation) and self._client.connected:
                 # Somebody else spoke to it, or an older order overtook: it is told again.
-                self._said = None
+                self._said = self._state.said_generation = None
             if self._wanted is not None and self._wanted != self._said:
                 await self._say(self._wanted)
             elif not self._client.connected:
                 self._state.set_trouble(_ABOUT, Trouble(Reason.SPEAKER_AWAY, "its socket does not answer"))
             else:
+                # What was wanted first is wanted again: there is nothing to say.
+                self._note_said()
                 self._state.set_trouble(_ABOUT, None)
 
     async def _say(self, desired: Desired) -> None:
@@ -55,16 +57,23 @@ class Speaking:
             self._state.set_trouble(_ABOUT, Trouble(Reason.SPEAKER_AWAY, str(error)))
             return
         self._said = desired
-        self._state.said_generation = self._generation
-        self._state.report.ring()
+        self._note_said()
+
+    def _note_said(self) -> None:
+        """From here on the speaker follows, unless another state became wanted while this one was told."""
+        if self._said == self._wanted and self._state.said_generation is None:
+            self._state.said_generation = self._generation
+            self._state.report.ring()
 
     async def listen(self) -> None:
         """The task that hears what the speaker observes."""
         state = self._state
         async for change in self._client.changes():
             before, state.observed = state.observed, change.observed
-            if change.prefixes is None or change.prefixes or before.settled != state.observed.settled:
+            if change.prefixes is None or before.settled != state.observed.settled:
                 state.reconcile.ring()
+            elif change.prefixes:
+                state.reconcile.ring_for(change.prefixes)
             if before.sessions != state.observed.sessions or before.generation != state.observed.generation:
                 # What is sent decides which blocks are released.
                 state.report.ring()

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from bgp.values import Observed
-from controller.agent.bell import Bell, Broadcast
+from controller.agent.bell import Bell, Broadcast, Worklist
 from controller.agent.files import RunFolder
 from controller.agent.ledger import Key, Ledger
 from controller.api.objects import Network
 from controller.api.reasons import Reason
 from controller.kernel.values import DriftKind, Route
+from controller.plan.addresses import Offer
 from controller.plan.node import NodePlan, Snapshot
 
 
@@ -46,8 +47,9 @@ class State:
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     mtu: int = 1500
     learned_installed: int = 0
-    # Host ends whose addition is complete: only these are held to what their alias says.
-    wired: set[str] = field(default_factory=set)
+    # Host ends whose addition is complete, with their interface index: only these are held to what their alias says. A veth that
+    # somebody makes anew under the same name has another index.
+    wired: dict[str, int] = field(default_factory=dict)
     # The routes that the last pass left in the kernel, by prefix.
     applied: dict[Network, Route] = field(default_factory=dict)
     rules_are_suspect: bool = True
@@ -55,7 +57,9 @@ class State:
     troubles: dict[str, Trouble] = field(default_factory=dict)
     # Additions that wait for a block: which pools could serve them.
     waiting: dict[Key, frozenset[str]] = field(default_factory=dict)
-    reconcile: Bell = field(default_factory=Bell)
+    # Offers that a pod waited for in vain: the next one goes without.
+    unanswered: set[Offer] = field(default_factory=set)
+    reconcile: Worklist = field(default_factory=Worklist)
     report: Bell = field(default_factory=Bell)
     blocks_changed: Broadcast = field(default_factory=Broadcast)
 

@@ -22,6 +22,7 @@ from controller.plan.node_report import (
     AgentSelf,
     NodeReport,
     Nuisance,
+    PodProblem,
     ReportedPod,
     ReportedRoute,
     announcements_of,
@@ -63,6 +64,7 @@ def survey(run_dir: Path, speaker_socket: str) -> NodeReport:
         resting={str(address): round(until - now, 1) for address, until in resting.items()},
         announcements=announcements_of(plan) if plan else {},
         speaker=speaker,
+        pod_problems=tuple(PodProblem(link=name, what=drift.what) for name, drift in pods.wiring_problems()),
         rules_problem="; ".join(drift.what for drift in rules.rule_problems(plan.rules)) if plan else "",
         nuisances=tuple(
             Nuisance(reason=found.reason, message=found.message, remedy=found.remedy)

@@ -102,6 +102,11 @@ class Reason(StrEnum):
     SYNCED = "Synced", "kernel and speaker are as planned"
     NO_BLOCK = "NoBlock", "the node has no block of a family that a pool offers it", "see the IPPools' conditions"
     SPEAKER_AWAY = "SpeakerAway", "the speaker does not answer", "see the speaker's log on the node"
+    SPEAKER_REFUSES = (
+        "SpeakerRefuses",
+        "the speaker does not honour a part of what it is told",
+        "correct the named field in the BGPPeer or BGPConfiguration that it follows from",
+    )
     APPLY_FAILED = "ApplyFailed", "the kernel refused a change", "see the agent's log on the node"
     HEALTH_PORT = (
         "HealthPortTaken",
@@ -122,6 +127,11 @@ class Reason(StrEnum):
         "ForeignRoute",
         "a route that is not ours has the prefix of one of ours and a better metric",
         "remove it, or give it a metric above 179",
+    )
+    BLOCK_RETURNED = (
+        "BlockReturned",
+        "the spec grants a block again that this node gave back; another node may have it by now, so it is not used",
+        "see that the operator runs: after a restored backup its word counts 90 s after its new epoch",
     )
     SNAPSHOT_STALE = "SnapshotStale", "the API server is away; the last known state is used"
     HOSTILE = "HostileSurroundings", "a setting of the node works against pod traffic", "see `podroute check`"

@@ -11,8 +11,7 @@ import typer
 
 from controller.cli import node, reach
 from controller.cli.output import Output, print_rows, print_value, said
-from controller.inspect.check import findings
-from controller.inspect.gather import gather
+from controller.inspect.gather import gather, standing_findings
 from controller.inspect.overview import node_rows, peer_rows, pool_rows
 from controller.inspect.world import World
 from controller.lab.commands import app as lab_app
@@ -37,7 +36,7 @@ LabName = Annotated[
 @app.command()
 def status(kubeconfig: Kubeconfig = "", lab: LabName = "", output: Output = "table") -> None:
     """Nodes, pools and BGP peers at a glance. Exits with 1 if a node is not as planned."""
-    world = _world(kubeconfig, lab, ask_nodes=False)
+    world = _world(kubeconfig, lab)
     nodes = node_rows(world)
     if output == "json":
         print_value({"nodes": nodes, "pools": pool_rows(world), "peers": peer_rows(world)})
@@ -51,7 +50,7 @@ def status(kubeconfig: Kubeconfig = "", lab: LabName = "", output: Output = "tab
 @app.command()
 def pools(kubeconfig: Kubeconfig = "", lab: LabName = "", output: Output = "table") -> None:
     """How full each pool is, and why it is not accepted if it is not. Exits with 1 if one is not."""
-    rows = pool_rows(_world(kubeconfig, lab, ask_nodes=False))
+    rows = pool_rows(_world(kubeconfig, lab))
     print_value(rows) if output == "json" else print_rows("Pools", rows)
     raise typer.Exit(0 if all(row.accepted == "True" for row in rows) else 1)
 
@@ -60,9 +59,11 @@ def pools(kubeconfig: Kubeconfig = "", lab: LabName = "", output: Output = "tabl
 def check(kubeconfig: Kubeconfig = "", lab: LabName = "", output: Output = "table") -> None:
     """Compare blocks with nodes, addresses with pods, kernels with plans, and what was sent with what should be.
 
-    Changes nothing. Exits with 1 if anything disagrees, or if a node works against pod traffic by its settings.
+    Changes nothing. What disagrees is looked at once more, and only what stands counts. Exits with 1 if anything disagrees, or if a
+    node works against pod traffic by its settings.
     """
-    found = findings(_world(kubeconfig, lab, ask_nodes=True))
+    where = reach.cluster(kubeconfig, lab)
+    found = reach.run(where, lambda api: standing_findings(lambda: gather(api, where.run_on_node)))
     if output == "json":
         print_value(found)
     elif found:
@@ -72,9 +73,9 @@ def check(kubeconfig: Kubeconfig = "", lab: LabName = "", output: Output = "tabl
     raise typer.Exit(1 if found else 0)
 
 
-def _world(kubeconfig: str, lab: str, *, ask_nodes: bool) -> World:
-    where = reach.cluster(kubeconfig, lab)
-    return reach.run(where, lambda api: gather(api, where.run_on_node if ask_nodes else None))
+def _world(kubeconfig: str, lab: str) -> World:
+    """The API server's objects; the nodes themselves are not asked."""
+    return reach.run(reach.cluster(kubeconfig, lab), lambda api: gather(api, None))
 
 
 def run(words: Sequence[str]) -> int:

@@ -49,7 +49,7 @@ class CniError(Exception):
 class Success:
     """The result of ADD: one veth. Hardware addresses are 6 bytes, `mtu` counts bytes of the IP packet.
 
-    `gateways` has at most one address of each family; a default route is answered for each.
+    `gateways` has at most one address of each family; a default route is answered for each, but for those in `without_default`.
     """
 
     host_interface: str
@@ -60,6 +60,7 @@ class Success:
     mtu: int
     addresses: tuple[Address, ...]
     gateways: tuple[Address, ...]
+    without_default: tuple[Address, ...] = ()
 
 
 def rendered_success(success: Success, version: str) -> bytes:
@@ -80,6 +81,7 @@ def rendered_success(success: Success, version: str) -> bytes:
     routes = [
         {"dst": "0.0.0.0/0" if family == 4 else "::/0"} | _gateway("gw", gateway)
         for family, gateway in gateways.items()
+        if gateway not in map(str, success.without_default)
     ]
     return _json({"cniVersion": version, "interfaces": [host, pod], "ips": ips, "routes": routes, "dns": {}})
 

@@ -40,6 +40,7 @@ Handler = Callable[[Request], Awaitable[Success | None]]
 
 _BACKLOG = 512
 _RECEIVE_SECONDS = 10.0
+_ACCEPT_AGAIN_SECONDS = 0.1
 _CHUNK = 1 << 16
 _CREDENTIALS = struct.Struct("=iII")
 
@@ -78,7 +79,13 @@ async def _accept(listener: socket.socket, handle: Handler) -> None:
     loop = asyncio.get_running_loop()
     async with asyncio.TaskGroup() as calls:
         while True:
-            connection, _ = await loop.sock_accept(listener)
+            try:
+                connection, _ = await loop.sock_accept(listener)
+            except OSError as error:
+                # Out of descriptors, or the plugin has gone already: it waits in the backlog, and others are being served.
+                log.error("a CNI call could not be accepted: %s", error)
+                await asyncio.sleep(_ACCEPT_AGAIN_SECONDS)
+                continue
             calls.create_task(_serve_one(connection, handle), name="cni call")
 
 

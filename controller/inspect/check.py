@@ -63,6 +63,15 @@ def findings(world: World) -> tuple[Found, ...]:
     return tuple(sorted(set(found)))
 
 
+def standing(first: Iterable[Found], second: Iterable[Found]) -> tuple[Found, ...]:
+    """Of a second look's findings those that the first had, too, whatever their values are by now.
+
+    Lists and nodes are read one after the other: what comes or goes meanwhile disagrees once, and not in the same way twice.
+    """
+    known = {(found.kind, found.object) for found in first}
+    return tuple(found for found in second if (found.kind, found.object) in known)
+
+
 def _blocks(world: World) -> Iterator[Found]:
     nodes = {node.name for node in world.nodes}
     granted = {(n.metadata.name, grant.cidr) for n in world.networks for grant in n.spec.blocks}
@@ -213,8 +222,13 @@ def _kernel(world: World) -> Iterator[Found]:
                 f"somebody else's route has the same prefix: {text}",
                 "remove it: podroute never touches it, and it may win",
             )
-        for text in report.pod_problems:
-            yield Found(Finding.POD_LINK_WRONG, f"node {node}", text, "the agent repairs it: see whether it runs")
+        for problem in report.pod_problems:
+            yield Found(
+                Finding.POD_LINK_WRONG,
+                f"node {node}, interface {problem.link}",
+                problem.what,
+                "on the node's end the agent repairs it; if it stays, delete the pod: it is made anew",
+            )
         if report.rules_problem:
             yield Found(
                 Finding.RULES_WRONG, f"node {node}", report.rules_problem, "the agent repairs it: see whether it runs"

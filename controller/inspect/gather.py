@@ -5,13 +5,14 @@ through the agent's pod.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
 from controller.api import BGPPeer, ClusterNetwork, IPBlock, IPPool, NodeNetwork
 from controller.api.objects import Invalid, Resource, decode
+from controller.inspect.check import Found, findings, standing
 from controller.inspect.world import NodeFacts, PodOnNode, World
 from controller.kube.client import Api
 from controller.kube.resources import PODS, Collection, collection_of
@@ -22,6 +23,9 @@ R = TypeVar("R", bound=Resource)
 NODES = Collection("", "v1", "nodes", "Node")
 # What a node is asked; it prints one NodeReport.
 REPORT_COMMAND = ("podroute", "node", "report", "-o", "json")
+
+# Longer than a pod takes to be wired or taken away, and than the agent takes to repair a route.
+SECOND_LOOK_SECONDS = 2.0
 
 RunOnNode = Callable[[str, Sequence[str]], bytes]
 
@@ -63,6 +67,17 @@ async def gather(api: Api, run_on_node: RunOnNode | None) -> World:
         reports=reports,
         silent=silent,
     )
+
+
+async def standing_findings(
+    look: Callable[[], Awaitable[World]], seconds: float = SECOND_LOOK_SECONDS
+) -> tuple[Found, ...]:
+    """What disagrees, and still does `seconds` later: only then it is a finding. One look if nothing disagrees."""
+    found = findings(await look())
+    if not found:
+        return ()
+    await asyncio.sleep(seconds)
+    return standing(found, findings(await look()))
 
 
 async def _listed(api: Api, kind: type[R]) -> tuple[R, ...]:

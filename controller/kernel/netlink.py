@@ -190,6 +190,18 @@ class Netlink:
                 if sequence == last:
                     return refused
 
+    def ask(self, kind: int, body: bytes, what: str) -> bytes:
+        """The body of the one answer to a request that is no dump. Raises KernelError that names `what`."""
+        self._sequence += 1
+        self._socket.send(_HEADER.pack(16 + len(body), kind, NLM_F_REQUEST, self._sequence, 0) + body)
+        while True:
+            for answer, flags, sequence, _, content in messages_in(self._socket.recv(_RECEIVE)):
+                if sequence != self._sequence:
+                    continue
+                if answer == _NLMSG_ERROR:
+                    _raise_refusal(what, flags, content)
+                return content
+
     def dump(self, kind: int, body: bytes, what: str) -> list[bytes]:
         """The bodies of all that the kernel lists for a request. Raises KernelError that names `what`.
 

@@ -45,6 +45,7 @@ IFLA_IFALIAS = 20
 IFLA_AF_SPEC = 26
 _IFLA_NET_NS_FD = 28
 IFLA_EXT_MASK = 29
+IFLA_LINK_NETNSID = 37
 RTEXT_FILTER_SKIP_STATS = 1 << 3
 IFLA_INFO_KIND = 1
 _IFLA_INFO_DATA = 2
@@ -170,13 +171,17 @@ def host_steps(index: int, attachment: Attachment) -> list[Step]:
 
 
 def pod_steps(index: int, attachment: Attachment) -> list[Step]:
-    """The pod's end: loopback and interface up, addresses, gateways as neighbours, default routes."""
+    """The pod's end: loopback and interface up, addresses, gateways as neighbours. The default routes come after."""
     host_mac, _ = mac_addresses(attachment.container_id, attachment.interface)
     gateways = gateways_for(attachment.addresses)
     steps = [up_step(_LOOPBACK), up_step(index)]
     steps += [_address_step(index, address, address.max_prefixlen) for address in attachment.addresses]
-    steps += [neighbour_step(index, gateway, host_mac) for gateway in gateways]
-    return steps + [_default_route_step(index, gateway) for gateway in gateways]
+    return steps + [neighbour_step(index, gateway, host_mac) for gateway in gateways]
+
+
+def default_route_steps(index: int, attachment: Attachment) -> list[Step]:
+    """A default route by each of `gateways_for`; the kernel refuses it with EEXIST if the pod has one."""
+    return [_default_route_step(index, gateway) for gateway in gateways_for(attachment.addresses)]
 
 
 def _default_route_step(index: int, gateway: Address) -> Step:

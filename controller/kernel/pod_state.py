@@ -5,7 +5,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 from controller.kernel import pod_messages as messages
 from controller.kernel.netlink import NLA_F_NESTED, KernelError, Netlink, attribute, attributes, text_attribute
@@ -16,12 +16,14 @@ from controller.kernel.values import (
     Drift,
     DriftKind,
     PodLink,
+    Prefix,
     attachment_in,
     is_our_name,
     mac_addresses,
 )
 
 _WORD = struct.Struct("=I")
+_SIGNED = struct.Struct("=i")
 _RTMSG = struct.Struct("=BBBBBBBBI")
 _RTM_GETROUTE = 26
 _RTA_DST = 1
@@ -32,25 +34,39 @@ _RT_TABLE_MAIN = 254
 
 @dataclass(frozen=True, slots=True)
 class HostEnd:
-    """The host end of one veth: link, reverse-path filter (0 to 2), IPv6 addresses, permanent neighbours."""
+    """The host end of one veth: link, reverse-path filter (0 to 2), IPv6 addresses, permanent neighbours.
+
+    `namespace` is the kernel's number for the namespace of the other end; None if that is in the node's own.
+    """
 
     link: PodLink
     rp_filter: int
+    namespace: int | None = None
     addresses: set[Address] = field(default_factory=set)
     neighbours: dict[Address, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class PodEnd:
-    """The pod's end: `gateways` are those of its default routes on this interface."""
+    """The pod's end: addresses with their prefix lengths, and the gateways of each route of the main table on this interface.
+
+    A route without a gateway has None for one. `defaults_elsewhere` are the IP versions in which another interface of the pod has
+    the default route.
+    """
 
     index: int
     is_up: bool
     mtu: int
     mac: bytes
-    addresses: set[Address] = field(default_factory=set)
+    addresses: dict[Address, int] = field(default_factory=dict)
     neighbours: dict[Address, bytes] = field(default_factory=dict)
-    gateways: set[Address] = field(default_factory=set)
+    routes: dict[Prefix, set[Address | None]] = field(default_factory=dict)
+    defaults_elsewhere: set[int] = field(default_factory=set)
+
+    @property
+    def gateways(self) -> set[Address | None]:
+        """The gateways of its default routes."""
+        return {gateway for prefix, found in self.routes.items() if prefix.prefixlen == 0 for gateway in found}
 
 
 def read_links(netlink: Netlink) -> list[HostEnd]:
@@ -69,14 +85,15 @@ def read_links(netlink: Netlink) -> list[HostEnd]:
         link = PodLink(
             name, index, bool(flags & messages.IFF_UP), _WORD.unpack(parts[messages.IFLA_MTU])[0], attachment
         )
-        ends.append(HostEnd(link, _rp_filter(parts)))
+        number = parts.get(messages.IFLA_LINK_NETNSID)
+        ends.append(HostEnd(link, _rp_filter(parts), _SIGNED.unpack(number)[0] if number else None))
     return ends
 
 
 def read_host_ends(netlink: Netlink) -> list[HostEnd]:
     """All veths of ours with their addresses and permanent neighbours."""
     ends = {end.link.ifindex: end for end in read_links(netlink)}
-    for index, address in _addresses(netlink, socket.AF_INET6):
+    for index, address, _ in _addresses(netlink, socket.AF_INET6):
         if index in ends:
             ends[index].addresses.add(address)
     for index, address, mac in _neighbours(netlink):
@@ -96,9 +113,14 @@ def read_pod_end(netlink: Netlink, interface: str) -> PodEnd | None:
             break
     else:
         return None
-    end.addresses.update(address for index, address in _addresses(netlink, socket.AF_UNSPEC) if index == end.index)
+    found = _addresses(netlink, socket.AF_UNSPEC)
+    end.addresses.update({address: length for index, address, length in found if index == end.index})
     end.neighbours.update({address: mac for index, address, mac in _neighbours(netlink) if index == end.index})
-    end.gateways.update(_default_gateways(netlink, end.index))
+    for device, prefix, gateway in _routes(netlink):
+        if device == end.index:
+            end.routes.setdefault(prefix, set()).add(gateway)
+        elif device and prefix.prefixlen == 0:
+            end.defaults_elsewhere.add(prefix.version)
     return end
 
 
@@ -142,15 +164,18 @@ def pod_drift(end: PodEnd | None, attachment: Attachment, mtu: int) -> list[Drif
     found += [Drift(DriftKind.VETH, f"{name}: address {address} is missing") for address in missing]
     wrong = [gateway for gateway in gateways if end.neighbours.get(gateway) != host_mac]
     found += [Drift(DriftKind.NEIGHBOUR, f"{name}: neighbour {gateway} is missing or wrong") for gateway in wrong]
-    absent = [gateway for gateway in gateways if gateway not in end.gateways]
+    # A pod's second interface gets no default route: the first one has it.
+    own = [gateway for gateway in gateways if gateway.version not in end.defaults_elsewhere]
+    absent = [gateway for gateway in own if gateway not in end.gateways]
     return found + [Drift(DriftKind.ROUTE, f"{name}: default route via {gateway} is missing") for gateway in absent]
 
 
-def _addresses(netlink: Netlink, family: int) -> Iterator[tuple[int, Address]]:
+def _addresses(netlink: Netlink, family: int) -> Iterator[tuple[int, Address, int]]:
     for body in netlink.dump(messages.RTM_GETADDR, messages.IFADDRMSG.pack(family, 0, 0, 0, 0), "addresses"):
         packed = attributes(body, messages.IFADDRMSG.size).get(messages.IFA_ADDRESS)
         if packed:
-            yield messages.IFADDRMSG.unpack_from(body)[4], ip_address(packed)
+            _, length, _, _, index = messages.IFADDRMSG.unpack_from(body)
+            yield index, ip_address(packed), length
 
 
 def _neighbours(netlink: Netlink) -> Iterator[tuple[int, Address, bytes]]:
@@ -161,8 +186,9 @@ def _neighbours(netlink: Netlink) -> Iterator[tuple[int, Address, bytes]]:
             yield index, ip_address(parts[messages.NDA_DST]), parts.get(messages.NDA_LLADDR, b"")
 
 
-def _default_gateways(netlink: Netlink, index: int) -> Iterator[Address]:
-    for family in (socket.AF_INET, socket.AF_INET6):
+def _routes(netlink: Netlink) -> Iterator[tuple[int, Prefix, Address | None]]:
+    """Interface (0 for a multipath route), prefix and gateway of the routes of the main table."""
+    for family, size in ((socket.AF_INET, 4), (socket.AF_INET6, 16)):
         head = _RTMSG.pack(family, 0, 0, 0, _RT_TABLE_MAIN, 0, 0, 0, 0)
         try:
             bodies = netlink.dump(_RTM_GETROUTE, head, "the pod's routes")
@@ -173,8 +199,10 @@ def _default_gateways(netlink: Netlink, index: int) -> Iterator[Address]:
             continue
         for body in bodies:
             parts = attributes(body, _RTMSG.size)
-            if _RTMSG.unpack_from(body)[1] == 0 and _RTA_GATEWAY in parts and parts.get(_RTA_OIF) == _WORD.pack(index):
-                yield ip_address(parts[_RTA_GATEWAY])
+            prefix = ip_network((parts.get(_RTA_DST, bytes(size)), _RTMSG.unpack_from(body)[1]))
+            gateway = parts.get(_RTA_GATEWAY)
+            device = _WORD.unpack(parts.get(_RTA_OIF, bytes(4)))[0]
+            yield device, prefix, ip_address(gateway) if gateway else None
 
 
 def _rp_filter(parts: dict[int, bytes]) -> int:

@@ -11,12 +11,23 @@ import errno
 import os
 import socket
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
 from controller.kernel import pod_messages as messages
+from controller.kernel.namespaces import opened_namespaces
 from controller.kernel.netlink import KernelError, Netlink, in_netns
-from controller.kernel.pod_state import HostEnd, host_repairs, pod_drift, read_host_ends, read_links, read_pod_end
+from controller.kernel.pod_state import (
+    HostEnd,
+    PodEnd,
+    host_repairs,
+    pod_drift,
+    read_host_ends,
+    read_links,
+    read_pod_end,
+)
 from controller.kernel.routes import create_routes, read_routes_on, replace_routes
 from controller.kernel.values import (
+    Address,
     Attachment,
     Drift,
     DriftKind,
@@ -36,7 +47,15 @@ class InterfaceExists(KernelError):
     """The pod has an interface of the wanted name already, or the attachment has its veth already."""
 
 
-def wire_pod(netns_fd: int, attachment: Attachment, mtu: int) -> PodLink:
+@dataclass(frozen=True, slots=True)
+class Wired:
+    """A veth that was made, and the gateways by which the pod got no default route, since it has one by another interface."""
+
+    link: PodLink
+    without_default: tuple[Address, ...] = ()
+
+
+def wire_pod(netns_fd: int, attachment: Attachment, mtu: int) -> Wired:
     """Make the veth of an attachment: afterwards the pod reaches and is reached, in each family it has an address of.
 
     `netns_fd` is the pod's opened network namespace, `mtu` counts bytes. On failure all that was made is removed again.
@@ -51,11 +70,11 @@ def wire_pod(netns_fd: int, attachment: Attachment, mtu: int) -> PodLink:
             link = PodLink(name, index, True, mtu, attachment)
             _carry_out(netlink, [messages.alias_step(index, alias)], name)
             _wire_host_end(netlink, link)
-            _wire_pod_end(netns_fd, attachment)
+            without_default = _wire_pod_end(netns_fd, attachment)
         except BaseException:
             netlink.send([messages.removal_message(name)])
             raise
-    return link
+    return Wired(link, without_default)
 
 
 def unwire_pod(name: str) -> bool:
@@ -84,10 +103,8 @@ def pod_problems(netns_fd: int, link: PodLink) -> list[Drift]:
     attachment = link.attachment
     if attachment is None:
         return [Drift(DriftKind.VETH, f"{link.name}: the alias is missing")]
-    with in_netns(netns_fd):
-        inside = Netlink()
-    with inside, Netlink() as netlink:
-        found = pod_drift(read_pod_end(inside, attachment.interface), attachment, link.mtu)
+    found = pod_drift(read_pod(netns_fd, attachment.interface), attachment, link.mtu)
+    with Netlink() as netlink:
         ends = [end for end in read_host_ends(netlink) if end.link.name == link.name]
         if not ends:
             return [*found, Drift(DriftKind.VETH, f"{link.name} is missing")]
@@ -95,8 +112,44 @@ def pod_problems(netns_fd: int, link: PodLink) -> list[Drift]:
         return found + _missing_routes(netlink, [link])
 
 
-def repair_pods(names: Collection[str] | None = None) -> list[Drift]:
-    """Bring host ends back to what their aliases say, all or those named. Returns what had to be mended.
+def read_pod(netns_fd: int, interface: str) -> PodEnd | None:
+    """The pod's end as the kernel has it; None if the namespace has no such interface. Raises KernelError."""
+    with in_netns(netns_fd):
+        inside = Netlink()
+    with inside:
+        return read_pod_end(inside, interface)
+
+
+def wiring_problems() -> list[tuple[str, Drift]]:
+    """What is wrong on either end of all wired pods, by the host end's name; routes on the node are not looked at.
+
+    For `podroute check`. The inside of a pod whose namespace is not found from here is passed over, as is a pod that goes while it
+    is looked at. Raises KernelError.
+    """
+    with Netlink() as netlink:
+        ends = [end for end in read_host_ends(netlink) if end.link.attachment is not None]
+    found = [(end.link.name, drift) for end in ends for drift, _ in host_repairs(end)]
+    with opened_namespaces({end.namespace for end in ends if end.namespace is not None}) as namespaces:
+        for end in ends:
+            if end.namespace in namespaces:
+                found += [(end.link.name, drift) for drift in _inside(namespaces[end.namespace], end.link)]
+    return found
+
+
+def _inside(netns_fd: int, link: PodLink) -> list[Drift]:
+    if link.attachment is None:
+        return []
+    try:
+        found = pod_drift(read_pod(netns_fd, link.attachment.interface), link.attachment, link.mtu)
+    except (KernelError, OSError):
+        if _is_there(link):
+            raise
+        return []
+    return found if _is_there(link) else []
+
+
+def repair_pods(wired: Collection[tuple[str, int]] | None = None) -> list[Drift]:
+    """Bring host ends back to what their aliases say, all or those of these names and indices. Returns what had to be mended.
 
     A second call writes nothing. A veth without alias is left alone, and one that goes meanwhile is passed over. A pod's
     route that the kernel refuses is no drift that was mended; why it refuses, `routes.apply_routes` says. Raises
@@ -105,7 +158,7 @@ def repair_pods(names: Collection[str] | None = None) -> list[Drift]:
     mended: list[Drift] = []
     refused: list[KernelError] = []
     with Netlink() as netlink:
-        ends = [end for end in read_host_ends(netlink) if names is None or end.link.name in names]
+        ends = [end for end in read_host_ends(netlink) if wired is None or (end.link.name, end.link.ifindex) in wired]
         for end in ends:
             try:
                 mended += _repair_host_end(netlink, end)
@@ -156,7 +209,8 @@ def _wire_host_end(netlink: Netlink, link: PodLink) -> None:
     _raise_first(create_routes(netlink, pod_routes([link]), {link.name: link.ifindex}))
 
 
-def _wire_pod_end(netns_fd: int, attachment: Attachment) -> None:
+def _wire_pod_end(netns_fd: int, attachment: Attachment) -> tuple[Address, ...]:
+    """Returns the gateways of the families in which the pod has a default route already: the first interface keeps it."""
     with in_netns(netns_fd):
         # A socket stays in the namespace that it was opened in.
         inside = Netlink()
@@ -164,8 +218,18 @@ def _wire_pod_end(netns_fd: int, attachment: Attachment) -> None:
         if messages.has_ipv6(attachment.addresses):
             _write_sysctl(f"{attachment.interface}/disable_ipv6", b"0")
             _write_sysctl(f"{attachment.interface}/accept_ra", b"0")
+    gateways = messages.gateways_for(attachment.addresses)
+    steps = messages.pod_steps(index, attachment)
+    first = len(steps)
+    steps += messages.default_route_steps(index, attachment)
+    without_default = []
     with inside:
-        _carry_out(inside, messages.pod_steps(index, attachment), f"pod interface {attachment.interface}")
+        for refusal in inside.send([message for _, message in steps]):
+            if refusal.position < first or refusal.number != errno.EEXIST:
+                what = f"pod interface {attachment.interface}: {steps[refusal.position][0]}"
+                raise KernelError(what, refusal.number, refusal.detail)
+            without_default.append(gateways[refusal.position - first])
+    return tuple(without_default)
 
 
 def _write_sysctl(name: str, value: bytes) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from controller.api.clusternetwork import ClusterNetworkSpec
-from controller.api.nodenetwork import BlockGrant
+from controller.api.nodenetwork import BlockGrant, NodeNetworkSpec
 from controller.api.objects import Address, Family, family_of
 
 # Seconds that an address rests after its pod is gone, before another pod gets it: what still comes for the old pod
@@ -24,6 +24,7 @@ class NoAddress(StrEnum):
     NO_POOL = "NoPool"  # no pool serves the pod's namespace or the pools that it names
     NO_BLOCK = "NoBlock"  # a pool serves it, but this node has no block of it
     EXHAUSTED = "BlocksExhausted"  # every address of the node's blocks is in use or reserved
+    LEAVING = "AddressesLeaving"  # the only addresses left are on veths that are just being removed
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +47,18 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Occupied:
-    """What can't be assigned: addresses of pods and of additions in flight, and those that rest, until when at least."""
+    """What can't be assigned: addresses of pods and of additions in flight, and those that rest, until when at least.
+
+    `linked` are those of pods that are gone and whose veth the kernel still has: not even need makes them yield.
+    """
 
     used: AbstractSet[Address]
     resting: Mapping[Address, float]
+    linked: AbstractSet[Address] = frozenset()
+
+    def is_free(self, address: Address) -> bool:
+        """Whether nobody has it and it has rested."""
+        return address not in self.used and address not in self.resting and address not in self.linked
 
 
 def choose(blocks: Sequence[BlockGrant], occupied: Occupied, after: Mapping[str, Address]) -> Choice | Refusal:
@@ -69,6 +78,8 @@ def choose(blocks: Sequence[BlockGrant], occupied: Occupied, after: Mapping[str,
     if tired is not None:
         return tired
     names = ", ".join(block.cidr for block in active)
+    if any(address in ipaddress.ip_network(block.cidr) for block in active for address in occupied.linked):
+        return Refusal(NoAddress.LEAVING, f"every address of {names} is in use or on a veth that is being removed")
     return Refusal(NoAddress.EXHAUSTED, f"every address of {names} is in use or reserved")
 
 
@@ -79,7 +90,7 @@ def _next_free(block: BlockGrant, occupied: Occupied, after: Address | None) -> 
     start = 0 if after is None else int(after) - int(network.network_address) + 1
     for step in range(size):
         address = network[(start + step) % size]
-        if address not in occupied.used and address not in occupied.resting and not any(address in r for r in reserved):
+        if occupied.is_free(address) and not any(address in r for r in reserved):
             return address
     return None
 
@@ -88,7 +99,8 @@ def _longest_rested(active: Sequence[BlockGrant], occupied: Occupied) -> Choice 
     networks = [(ipaddress.ip_network(block.cidr), block) for block in active]
     for address, _ in sorted(occupied.resting.items(), key=lambda item: item[1]):
         block = next((block for network, block in networks if address in network), None)
-        if block is None or address in occupied.used or is_reserved(address, block):
+        is_held = address in occupied.used or address in occupied.linked
+        if block is None or is_held or is_reserved(address, block):
             continue
         return Choice(address, block.cidr, block.pool, yielded=True)
     return None
@@ -129,6 +141,27 @@ def eligible_pools(cluster: ClusterNetworkSpec, namespace: str, wanted: str = ""
             f"these do: {offered}",
         )
     return asked
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Pools of one family that may serve a pod here, in one term of the operator."""
+
+    family: Family
+    pools: frozenset[str]
+    epoch: str
+
+
+def offers_of(cluster: ClusterNetworkSpec, node: NodeNetworkSpec, eligible: AbstractSet[str]) -> tuple[Offer, ...]:
+    """What the eligible pools promise a node: a family that it has an address of, since only then can it announce blocks.
+
+    A pool may still pass the node over by its node selector, of which nodes do not know.
+    """
+    pools = [pool for pool in cluster.pools if pool.name in eligible]
+    offered = {
+        family: [p.name for p in pools if family_of(p.cidr) == family] for family in map(family_of, node.addresses)
+    }
+    return tuple(Offer(family, frozenset(names), node.epoch) for family, names in sorted(offered.items()) if names)
 
 
 def serving(blocks: Iterable[BlockGrant], eligible: AbstractSet[str]) -> tuple[BlockGrant, ...]:

@@ -1,15 +1,17 @@
 """Learned routes as kernel routes, prefix by prefix, and what is surplus in the kernel.
 
-Pure; called by `controller.agent.routes`. `route_table` is the whole computation, and the oracle for the step by step one.
+Pure; called by `controller.agent.reconciler`. `route_table` is the whole computation, and the oracle of tests for `learned_step`,
+which costs what changed and not what there is.
 """
 
 import ipaddress
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 
 from bgp.values import Route as Learned
 from controller.api.objects import Address, Network
-from controller.kernel.values import NextHop, Route, RouteKind
+from controller.kernel.values import NextHop, Route, RouteChanges, RouteKind
 
 Links = tuple[tuple[Network, str], ...]
 
@@ -41,6 +43,46 @@ def route_table(own: Iterable[Route], learned: Mapping[str, Learned], links: Lin
             table[route.prefix] = route
     table.update((route.prefix, route) for route in own)
     return table
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What a learned route depends on beside the speaker: own routes by prefix, links, and families that are settled."""
+
+    own: Mapping[Network, Route]
+    links: Links
+    settled: AbstractSet[str]
+
+
+def learned_step(
+    prefixes: Iterable[str], learned: Mapping[str, Learned], applied: Mapping[Network, Route], ground: Ground
+) -> RouteChanges:
+    """What the kernel lacks after the best ways to `prefixes` changed; `applied` are the routes of ours that it has.
+
+    `after_step` gives the routes that it has then.
+    """
+    create, replace, delete = [], [], []
+    for prefix in prefixes:
+        network = ipaddress.ip_network(prefix)
+        if network in ground.own:
+            continue
+        path, before = learned.get(prefix), applied.get(network)
+        want = learned_route(prefix, path, ground.links) if path is not None else None
+        if want is not None and before is None:
+            create.append(want)
+        elif want is not None and want != before:
+            replace.append(want)
+        elif want is None and before is not None and not kept_while_unsettled([before], ground.settled):
+            delete.append(before)
+    return RouteChanges(tuple(create), tuple(replace), tuple(delete))
+
+
+def after_step(applied: dict[Network, Route], changes: RouteChanges) -> None:
+    """Brings the picture of the kernel to what it is once the changes are made. In place: there may be 100,000 routes."""
+    for route in (*changes.create, *changes.replace):
+        applied[route.prefix] = route
+    for route in changes.delete:
+        applied.pop(route.prefix, None)
 
 
 def kept_while_unsettled(surplus: Iterable[Route], settled: AbstractSet[str]) -> tuple[Route, ...]:

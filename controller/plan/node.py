@@ -5,31 +5,36 @@
 """
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 import msgspec
 
-from bgp.values import Desired
+from bgp.values import Desired, Family
 from controller.api.clusternetwork import ClusterNetwork, ClusterNetworkSpec
 from controller.api.nodenetwork import BlockClaim, BlockGrant, NodeNetwork
-from controller.api.objects import Address, Network
+from controller.api.objects import Address, Network, family_of
 from controller.kernel.values import PodLink, Route, RouteKind, Rules, pod_routes
 from controller.plan.addresses import occupancy
+from controller.plan.returned import Returns, decided_at, still_returned
 from controller.plan.speaking import Holding, Surroundings, desired_for
+from controller.plan.withdrawal import Told
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the API server last said, and the blocks that the node holds; kept in /run for when it is away.
 
-    `held` are all blocks that were granted and not yet given back, whether or not `node` still lists them. `missing_since` is
-    when the API server first said that there is no such NodeNetwork (CLOCK_MONOTONIC seconds); `node` is the last one then.
+    `held` are all blocks that were granted and not yet given back, whether or not `node` still lists them, `returns` those that
+    were. `told` are the sessions that the speaker is to keep. `missing_since` is when the API server first said that there is no
+    such NodeNetwork (CLOCK_MONOTONIC seconds); `node` is the last one then.
     """
 
     node: NodeNetwork | None = None
     cluster: ClusterNetwork | None = None
     passwords: dict[str, str] = {}
     held: tuple[BlockGrant, ...] = ()
+    returns: Returns = Returns()
+    told: Told = Told()
     missing_since: float | None = None
 
     @property
@@ -52,7 +57,8 @@ class Local:
 class NodePlan:
     """Everything that follows for kernel and speaker. `routes` lack the learned ones.
 
-    `generation` and `epoch` are those of the NodeNetwork that it follows from.
+    `returned` are UIDs of `blocks` that were given back before and are not granted anew, `decided_at` is when that may change.
+    `generation`, `epoch` and `object_uid` are those of the NodeNetwork that it follows from.
     """
 
     routes: tuple[Route, ...]
@@ -60,9 +66,12 @@ class NodePlan:
     desired: Desired
     blocks: tuple[BlockGrant, ...]
     withdrawn: frozenset[str] = field(default_factory=frozenset)
+    returned: frozenset[str] = field(default_factory=frozenset)
+    decided_at: float | None = None
     claims: tuple[BlockClaim, ...] = ()
     generation: int = 0
     epoch: str = ""
+    object_uid: str = ""
 
 
 def plan_node(snapshot: Snapshot, local: Local) -> NodePlan | None:
@@ -70,19 +79,30 @@ def plan_node(snapshot: Snapshot, local: Local) -> NodePlan | None:
     node, cluster = snapshot.node, snapshot.cluster
     if node is None or cluster is None:
         return None
-    blocks = () if is_given_up(snapshot, local.now) else held_blocks(snapshot.held, node.spec.blocks, local.occupied)
+    returned = still_returned(snapshot.returns, node, local.now)
+    granted = tuple(_asked_back(block) if block.uid in returned else block for block in node.spec.blocks)
+    blocks = () if is_given_up(snapshot, local.now) else held_blocks(snapshot.held, granted, local.occupied)
     leaving = leaving_blocks(blocks, local.occupied)
-    holding = Holding(blocks, leaving)
+    # What was given back may be another node's: its pods are reached there.
+    own = tuple(block for block in blocks if block.uid not in returned or block.cidr not in leaving)
+    holding = Holding(own, leaving)
     return NodePlan(
-        routes=(*_block_routes(blocks), *pod_routes(local.pods)),
+        routes=(*_block_routes(own), *pod_routes(local.pods)),
         rules=_rules(cluster.spec),
         desired=desired_for(node.spec, cluster.spec, snapshot.passwords, holding, local.surroundings),
         blocks=blocks,
         withdrawn=leaving,
+        returned=returned,
+        decided_at=decided_at(snapshot.returns) if returned else None,
         claims=_claims(blocks, node.spec.blocks, cluster.spec, local.pods),
         generation=node.metadata.generation,
         epoch=node.spec.epoch,
+        object_uid=node.metadata.uid,
     )
+
+
+def _asked_back(block: BlockGrant) -> BlockGrant:
+    return msgspec.structs.replace(block, state="Releasing")
 
 
 def is_given_up(snapshot: Snapshot, now: float) -> bool:
@@ -132,10 +152,15 @@ def leaving_blocks(blocks: Iterable[BlockGrant], occupied: Iterable[Address]) ->
     return frozenset(cidr for cidr, count in counts.items() if count == 0)
 
 
-def released_uids(blocks: Iterable[BlockGrant], withdrawn: Iterable[str], still_sent: Iterable[str]) -> tuple[str, ...]:
-    """UIDs of blocks that may be deleted: withdrawn, and in no session's sent prefixes any more."""
+def released_uids(
+    blocks: Iterable[BlockGrant], withdrawn: Iterable[str], still_sent: Iterable[str], kept: Collection[Family] = ()
+) -> tuple[str, ...]:
+    """UIDs of blocks that may be deleted: withdrawn, in no session's sent prefixes any more, and kept by no router.
+
+    `kept` are families in which a router may still hold what a session that fell had told it.
+    """
     gone = set(withdrawn) - set(still_sent)
-    return tuple(block.uid for block in blocks if block.cidr in gone)
+    return tuple(block.uid for block in blocks if block.cidr in gone and Family(family_of(block.cidr)) not in kept)
 
 
 def _block_routes(blocks: Iterable[BlockGrant]) -> list[Route]:

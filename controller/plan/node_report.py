@@ -30,6 +30,13 @@ class ReportedPod(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     addresses: tuple[str, ...] = ()
 
 
+class PodProblem(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that is not as podroute wired it, on a veth of ours or inside its pod."""
+
+    link: str
+    what: str
+
+
 class Nuisance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A setting of the machine that works against pod traffic; podroute names it and changes nothing."""
 
@@ -54,7 +61,7 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     # Session name → prefixes that it should hear.
     announcements: dict[str, tuple[str, ...]] = {}
     speaker: Detail | None = None
-    pod_problems: tuple[str, ...] = ()
+    pod_problems: tuple[PodProblem, ...] = ()
     rules_problem: str = ""
     nuisances: tuple[Nuisance, ...] = ()
     troubles: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from bgp.values import Observed, Session, SessionState
+from bgp.values import Family, Observed, Session, SessionState
 from controller.api.nodenetwork import (
     BlockUsage,
     NodeNetwork,
@@ -29,13 +29,15 @@ from controller.plan.speaking import missing_secrets
 class Seen:
     """What the agent saw on its node. `waiting` are the pools that could serve each waiting pod.
 
-    `speaker_follows`: the speaker has stored the desired state of the plan, and what is observed came after that.
+    `speaker_follows`: the speaker has stored the desired state of the plan, and what is observed came after that. `kept` are
+    families in which a router may still hold what was withdrawn: see `controller.plan.withdrawal`.
     """
 
     pods: int
     occupied: frozenset[Address]
     observed: Observed
     speaker_follows: bool = False
+    kept: frozenset[Family] = frozenset()
     learned_installed: int = 0
     waiting: tuple[frozenset[str], ...] = ()
     drift: Mapping[str, int] = field(default_factory=dict)
@@ -70,12 +72,18 @@ def node_status(
         learned_routes=seen.learned_installed,
         demand=_demand(plan, usage, seen.waiting),
         usage=tuple(BlockUsage(cidr=cidr, in_use=count) for cidr, count in usage.items()),
-        # A session that is down has sent nothing, and would announce again what an older desired state says.
-        released=released_uids(plan.blocks, plan.withdrawn, still_sent(seen.observed)) if seen.speaker_follows else (),
+        released=_released(plan, seen),
         claims=plan.claims,
         drift=dict(seen.drift),
         conditions=_conditions(node, seen, now),
     )
+
+
+def _released(plan: NodePlan, seen: Seen) -> tuple[str, ...]:
+    # A session that comes up would announce again what an older desired state says.
+    if not seen.speaker_follows:
+        return ()
+    return released_uids(plan.blocks, plan.withdrawn, still_sent(seen.observed), seen.kept)
 
 
 def still_sent(observed: Observed) -> frozenset[str]:
@@ -90,8 +98,11 @@ def urgent_part(status: NodeNetworkStatus) -> tuple[object, ...]:
 
 
 def notable_part(status: NodeNetworkStatus) -> tuple[object, ...]:
-    """What people wait for: sessions and conditions, without counters; written within a second or so."""
-    sessions = tuple((s.peer, s.address, s.state, s.reason) for s in status.sessions)
+    """What people wait for: sessions and conditions, without counters; written within a second or so.
+
+    Whether a session refuses routes is no mere count: it comes just after the session is up, and must not wait for the next minute.
+    """
+    sessions = tuple((s.peer, s.address, s.state, s.reason, s.refused > 0) for s in status.sessions)
     conditions = tuple((c.type, c.status, c.reason, c.message) for c in status.conditions)
     return sessions, conditions, status.demand, tuple(status.drift.items())
 
@@ -120,10 +131,21 @@ def _demand(plan: NodePlan, usage: Mapping[str, int], waiting: Iterable[frozense
     return tuple(PoolDemand(pool=name, in_use=in_use[name], waiting=waits[name]) for name in names)
 
 
+def speaker_problems(observed: Observed) -> tuple[str, ...]:
+    """What the speaker does not honour of its order, beside whole sessions: those say so themselves."""
+    refused = {f"neighbour {s.name}" for s in observed.sessions if s.state == SessionState.REFUSED}
+    return tuple(
+        f"{each.object}, {each.field} {each.value}: {each.reason}: {each.message}"
+        for each in observed.problems
+        if each.object not in refused
+    )
+
+
 def _conditions(node: NodeNetwork, seen: Seen, now: str) -> tuple[Condition, ...]:
-    if seen.troubles:
-        reason = seen.troubles[0][0]
-        message = "; ".join(f"{r}: {m}" if r != reason else m for r, m in seen.troubles)[:2048]
+    troubles = seen.troubles + tuple((Reason.SPEAKER_REFUSES, text) for text in speaker_problems(seen.observed))
+    if troubles:
+        reason = troubles[0][0]
+        message = "; ".join(f"{r}: {m}" if r != reason else m for r, m in troubles)[:2048]
         synced = _condition("Synced", "False", reason, message)
     else:
         synced = _condition("Synced", "True", Reason.SYNCED, "")

@@ -146,7 +146,7 @@ class World:
     def pod(self, mtu: int = 1500) -> Pod:
         """A wired pod."""
         pod = self.unwired_pod()
-        pod.link = pods.wire_pod(pod.fd, pod.attachment, mtu)
+        pod.link = pods.wire_pod(pod.fd, pod.attachment, mtu).link
         return pod
 
 

@@ -40,7 +40,7 @@ def test_a_pod_in_another_network_is_reached_by_its_own_address(world: World) ->
 def test_a_pod_of_one_family_gets_nothing_of_the_other(world: World) -> None:
     pod = world.unwired_pod()
     attachment = Attachment("a", "eth0", "", (ipaddress.ip_address("10.1.0.9"),))
-    link = pods.wire_pod(pod.fd, attachment, 1500)
+    link = pods.wire_pod(pod.fd, attachment, 1500).link
 
     assert pods.pod_problems(pod.fd, link) == []
     with in_netns(pod.fd):
@@ -117,7 +117,7 @@ def test_a_failure_half_way_removes_all_that_was_made(world: World) -> None:
     assert [link["ifname"] for link in ip_json("-n", pod.name, "link")] == ["lo"]
 
     run("ip", "route", "del", "unreachable", f"{pod.v6}/128", "metric", "179")
-    assert pods.pod_problems(pod.fd, pods.wire_pod(pod.fd, pod.attachment, 1500)) == []
+    assert pods.pod_problems(pod.fd, pods.wire_pod(pod.fd, pod.attachment, 1500).link) == []
 
 
 def test_a_descriptor_that_is_no_namespace_is_named(world: World) -> None:
@@ -217,7 +217,7 @@ def test_a_node_whose_default_is_no_ipv6_still_gives_it_to_pods(world: World) ->
     one, two = world.unwired_pod(), world.unwired_pod()
     one.run("sysctl", "-q", "-w", "net.ipv6.conf.default.disable_ipv6=1")
     for pod in (one, two):
-        pod.link = pods.wire_pod(pod.fd, pod.attachment, 1500)
+        pod.link = pods.wire_pod(pod.fd, pod.attachment, 1500).link
     assert one.reaches(two.v6)
 
 

@@ -15,6 +15,7 @@ from router_tables import node_blocks
 from workloads import Pod, eventually, pods_on
 
 from controller.lab.cluster import Lab
+from controller.lab.execute import run_checked
 
 pytestmark = [pytest.mark.lab, pytest.mark.root]
 
@@ -153,6 +154,17 @@ def test_one_address_on_two_veths_is_found(lab: Lab, pod: Pod, family: int) -> N
         assert pod.node in finding["message"]
         assert other in finding["message"]
         lab.netns_exec(other, ["ip", "link", "del", "podr0000000000b"])
+
+
+def test_a_pod_whose_wiring_was_changed_inside_is_found(lab: Lab, pod: Pod) -> None:
+    inside = [*pod.place.enter, "ip", "route"]
+    run_checked([*inside, "delete", "default"])
+    try:
+        found = eventually(lambda: [f for f in check(lab) if f["kind"] == "PodLinkWrong"], 20, "PodLinkWrong is found")
+        assert pod.node in found[0]["object"]
+        assert "default route via 169.254.1.1 is missing" in found[0]["message"]
+    finally:
+        run_checked([*inside, "add", "default", "via", "169.254.1.1", "dev", "eth0", "onlink"])
 
 
 @FAMILIES

@@ -26,6 +26,11 @@ BLOCKS = (
     BlockGrant(cidr="10.244.0.0/30", uid="b4", pool="p4"),
     BlockGrant(cidr="fd00:10:244::/126", uid="b6", pool="p6"),
 )
+# The next pod can only have its predecessor's addresses.
+SCARCE = (
+    BlockGrant(cidr="10.244.0.0/32", uid="b4", pool="p4"),
+    BlockGrant(cidr="fd00:10:244::/128", uid="b6", pool="p6"),
+)
 CLUSTER = ClusterNetworkSpec(
     pools=(
         PoolFlags(name="p4", cidr="10.244.0.0/16", block_size=30),
@@ -35,22 +40,38 @@ CLUSTER = ClusterNetworkSpec(
 
 
 class Kernel:
-    """Remembers what it was asked; `before_wire` may wait or fail."""
+    """Remembers what it was asked; `before_wire` may wait or fail, and `is_slow` puts removals off until `remove_now`."""
 
-    def __init__(self) -> None:
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.is_slow = False
         self.wired: dict[str, Attachment] = {}
         self.removed: list[str] = []
         self.forgotten: list[tuple[Address, ...]] = []
         self.before_wire: Callable[[], Awaitable[None]] | None = None
 
-    async def wire(self, netns: int, attachment: Attachment, mtu: int) -> None:
+    async def wire(self, netns: int, attachment: Attachment, mtu: int) -> tuple[Address, ...]:
         if self.before_wire:
             await self.before_wire()
-        self.wired[host_interface_name(attachment.container_id, attachment.interface)] = attachment
+        name = host_interface_name(attachment.container_id, attachment.interface)
+        self.wired[name] = attachment
+        await self.after_link()
+        self.state.wired[name] = 7
+        return ()
+
+    async def after_link(self) -> None:
+        """The veth is there, and the addition not complete yet."""
 
     def remove_later(self, name: str) -> None:
-        self.wired.pop(name, None)
         self.removed.append(name)
+        self.state.wired.pop(name, None)
+        if not self.is_slow:
+            self.remove_now(name)
+
+    def remove_now(self, name: str) -> None:
+        self.wired.pop(name, None)
+        if self.state.ledger.unlinked(name):
+            self.state.blocks_changed.ring()
 
     async def forget(self, addresses: tuple[Address, ...]) -> None:
         self.forgotten.append(addresses)
@@ -68,13 +89,14 @@ class Node:
     def __init__(self, folder: Path, blocks: tuple[BlockGrant, ...] = BLOCKS) -> None:
         self.now = 100.0
         self.state = State("n0", RunFolder(folder), lambda: self.now)
-        self.kernel = Kernel()
+        self.kernel = Kernel(self.state)
         self.attachments = Attachments(self.state, self.kernel)
         self.grant(blocks)
 
-    def grant(self, blocks: tuple[BlockGrant, ...]) -> None:
+    def grant(self, blocks: tuple[BlockGrant, ...], epoch: str = "") -> None:
         """What the reconciler does when the operator grants blocks."""
-        spec = NodeNetworkSpec(node=NodeReference(name="n0"), blocks=blocks)
+        addresses = ("10.0.0.2", "fd00::2")
+        spec = NodeNetworkSpec(node=NodeReference(name="n0"), blocks=blocks, addresses=addresses, epoch=epoch)
         self.state.snapshot = Snapshot(
             node=NodeNetwork(metadata=Metadata(name="n0"), spec=spec),
             cluster=ClusterNetwork(metadata=Metadata(name="default"), spec=CLUSTER),
@@ -144,6 +166,20 @@ def test_deleting_twice_or_the_unknown_succeeds_and_the_addresses_rest(node: Nod
     run(story())
 
 
+def test_rests_are_in_the_file_before_the_veth_goes(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    remembered: list[set[Address]] = []
+    folder = node.state.folder
+    monkeypatch.setattr(node.kernel, "remove_later", lambda _: remembered.append(set(folder.load_resting())))
+
+    async def story() -> None:
+        success = await node.ask(Command.ADD)
+        await node.ask(Command.DEL)
+        assert success is not None
+        assert remembered == [set(success.addresses)]
+
+    run(story())
+
+
 def test_an_addition_waits_for_a_block_and_goes_on_when_one_is_granted(tmp_path: Path) -> None:
     async def story() -> None:
         node = Node(tmp_path, ())
@@ -171,6 +207,80 @@ def test_an_addition_that_waited_in_vain_says_try_again_with_the_reason(
         assert error.message.startswith("NoBlock: ")
         assert "kubectl get ippools" in error.remedy
         assert not node.state.waiting
+
+    run(story())
+
+
+def test_an_addition_between_the_first_grants_of_two_families_waits_for_the_second(tmp_path: Path) -> None:
+    async def story() -> None:
+        node = Node(tmp_path, BLOCKS[:1])
+        adding = asyncio.create_task(node.ask(Command.ADD))
+        assert await node.state.report.wait(5)
+        assert list(node.state.waiting.values()) == [frozenset({"p6"})]
+        node.grant(BLOCKS)
+        success = await adding
+        assert success is not None
+        assert [address.version for address in success.addresses] == [4, 6]
+
+    run(story())
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_family_that_the_operator_does_not_grant_here_is_waited_for_once_a_term(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: int
+) -> None:
+    monkeypatch.setattr(attach, "BLOCK_SECONDS", 0.0)
+    monkeypatch.setattr(attach, "PARTIAL_SECONDS", 0.0)
+
+    async def story() -> None:
+        blocks = BLOCKS[:1] if family == 4 else BLOCKS[1:]
+        node = Node(tmp_path, blocks)
+        success = await node.ask(Command.ADD)
+        assert success is not None
+        assert [address.version for address in success.addresses] == [family]
+        monkeypatch.setattr(attach, "BLOCK_SECONDS", 1000.0)
+        assert await node.ask(Command.ADD, "c2") is not None
+        node.grant(blocks, epoch="new")
+        adding = asyncio.create_task(node.ask(Command.ADD, "c3"))
+        await asyncio.sleep(0)
+        assert not adding.done()
+        node.grant(BLOCKS, epoch="new")
+        success = await adding
+        assert success is not None
+        assert len(success.addresses) == 2
+        assert not node.state.unanswered
+
+    run(story())
+
+
+def test_an_addition_whose_time_is_over_right_after_the_first_family_came_fails_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attach, "BLOCK_SECONDS", 0.0)
+
+    async def story() -> None:
+        node = Node(tmp_path, BLOCKS[:1])
+        error = await node.refused(Command.ADD)
+        assert error.code is ErrorCode.TRY_AGAIN
+        assert "no ipv6 block yet" in error.message
+        assert "IPPool p6" in error.message
+        assert not node.state.ledger.used
+        assert not node.state.unanswered
+
+    run(story())
+
+
+def test_a_family_that_the_node_has_no_address_of_is_not_waited_for(tmp_path: Path) -> None:
+    async def story() -> None:
+        node = Node(tmp_path, BLOCKS[:1])
+        snapshot = node.state.snapshot
+        assert snapshot.node is not None
+        spec = msgspec.structs.replace(snapshot.node.spec, addresses=("10.0.0.2",))
+        single = msgspec.structs.replace(snapshot.node, spec=spec)
+        node.state.snapshot = msgspec.structs.replace(snapshot, node=single)
+        success = await node.ask(Command.ADD)
+        assert success is not None
+        assert len(success.addresses) == 1
 
     run(story())
 
@@ -244,11 +354,46 @@ def test_a_deletion_waits_for_the_addition_of_the_same_container(node: Node) -> 
 
 def test_connections_of_an_address_that_did_not_rest_in_full_are_forgotten_first(tmp_path: Path) -> None:
     async def story() -> None:
-        node = Node(tmp_path, (BlockGrant(cidr="10.244.0.0/32", uid="b4", pool="p4"),))
+        node = Node(tmp_path, SCARCE)
         await node.ask(Command.ADD)
         await node.ask(Command.DEL)
         assert await node.ask(Command.ADD, "c2") is not None
-        assert node.kernel.forgotten == [(ipaddress.ip_address("10.244.0.0"),)]
+        assert node.kernel.forgotten == [tuple(map(ipaddress.ip_address, ("10.244.0.0", "fd00:10:244::")))]
+
+    run(story())
+
+
+def test_an_address_whose_old_veth_is_still_there_is_given_to_nobody_until_that_is_gone(tmp_path: Path) -> None:
+    async def story() -> None:
+        node = Node(tmp_path, SCARCE)
+        await node.ask(Command.ADD)
+        node.kernel.is_slow = True
+        await node.ask(Command.DEL)
+        adding = asyncio.create_task(node.ask(Command.ADD, "c2"))
+        await asyncio.sleep(0)
+        (old,) = node.kernel.removed
+        assert list(node.kernel.wired) == [old]
+        assert not node.state.ledger.used
+        # Another block is not what it waits for.
+        assert not node.state.waiting
+        node.kernel.remove_now(old)
+        assert await adding is not None
+        assert old not in node.kernel.wired
+
+    run(story())
+
+
+def test_an_address_of_a_failed_addition_is_free_once_what_was_begun_is_removed(node: Node) -> None:
+    async def story() -> None:
+        async def fail() -> None:
+            raise CniError(ErrorCode.KERNEL, "no", "none")
+
+        node.kernel.before_wire, node.kernel.is_slow = fail, True
+        await node.refused(Command.ADD)
+        (name,) = node.kernel.removed
+        assert len(node.state.ledger.occupied) == 2
+        node.kernel.remove_now(name)
+        assert node.state.ledger.occupied == frozenset()
 
     run(story())
 
@@ -259,6 +404,28 @@ def test_collection_removes_what_the_runtime_no_longer_lists_and_nothing_else(no
             await node.ask(Command.ADD, container)
         await node.ask(Command.GC, valid_attachments=frozenset({("c2", "eth0")}))
         assert {attachment.container_id for attachment in node.kernel.wired.values()} == {"c2"}
+        assert {key[0] for key in node.state.ledger.used.values()} == {"c2"}
+
+    run(story())
+
+
+def test_collection_spares_an_addition_that_was_under_way_when_the_runtime_listed_its_own(node: Node) -> None:
+    async def story() -> None:
+        begun, go = asyncio.Event(), asyncio.Event()
+
+        async def slowly() -> None:
+            begun.set()
+            await go.wait()
+
+        await node.ask(Command.ADD, "c1")
+        node.kernel.after_link = slowly
+        adding = asyncio.create_task(node.ask(Command.ADD, "c2"))
+        await begun.wait()
+        collecting = asyncio.create_task(node.ask(Command.GC, valid_attachments=frozenset()))
+        await asyncio.wait([collecting], timeout=0.1)
+        go.set()
+        assert await adding is not None
+        await collecting
         assert {key[0] for key in node.state.ledger.used.values()} == {"c2"}
 
     run(story())

@@ -1,9 +1,10 @@
-"""What the agent makes of the Secrets that its sessions name (`controller.agent.keeper`)."""
+"""What the agent makes of the Secrets that its sessions name, and of epochs (`controller.agent.keeper`)."""
 
 import asyncio
 import base64
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from controller.agent.files import RunFolder
@@ -15,6 +16,7 @@ from controller.api.objects import Metadata
 from controller.api.reasons import Reason
 from controller.kube.errors import KubeError, NotFound, Unavailable
 from controller.plan.node import Snapshot
+from controller.plan.returned import Returns
 
 
 class Api:
@@ -113,3 +115,53 @@ def test_an_api_server_that_is_away_leaves_passwords_as_they_are_and_is_no_troub
     site.api.failure = Unavailable("GET", "no answer")
     assert site.look() == {"tor": "s3cret"}
     assert site.state.troubles == {}
+
+
+def show(site: Site, version: int, **spec: object) -> None:
+    """What a list of the API server does."""
+    body = {
+        "metadata": {"name": "n0", "uid": "object", "resourceVersion": str(version)},
+        "spec": {"node": {"name": "n0"}, **spec},
+    }
+    store = site.keeper._store
+    site.keeper._on_change(store.replace(NodeNetwork, [body], str(version), store.highest(NodeNetwork)))
+
+
+def test_a_new_epoch_is_noted_with_its_time_and_one_that_comes_back_without(site: Site) -> None:
+    show(site, 10, epoch="early")
+    show(site, 20, epoch="late")
+    assert site.state.snapshot.returns == Returns(epochs=("early", "late"), since=0.0)
+    # The restored backup is older than all that was seen.
+    show(site, 15, epoch="early")
+    assert site.state.snapshot.returns == Returns(epochs=("late", "early"), since=None)
+    assert site.state.folder.load_snapshot().returns == site.state.snapshot.returns
+
+
+def test_an_object_that_can_not_be_worked_with_leaves_the_last_good_one_in_force_and_is_named(site: Site) -> None:
+    show(site, 10, blocks=[{"cidr": "10.244.0.0/26", "uid": "b", "pool": "p"}])
+    show(site, 20, blocks=[{"cidr": "10.244.0.300/26", "uid": "b", "pool": "p"}])
+    node = site.state.snapshot.node
+    assert node is not None
+    assert [block.cidr for block in node.spec.blocks] == ["10.244.0.0/26"]
+    trouble = site.state.troubles["objects"]
+    assert trouble.reason is Reason.INVALID
+    assert "NodeNetwork n0, field spec.blocks.cidr: '10.244.0.300/26'" in trouble.message
+    show(site, 30, blocks=[])
+    assert "objects" not in site.state.troubles
+
+
+def test_a_new_agent_looks_again_when_the_grace_of_a_vanished_node_ends(site: Site) -> None:
+    assert site.state.snapshot.node is not None
+    spec = msgspec.structs.replace(site.state.snapshot.node.spec, deleted_node_grace=900)
+    node = msgspec.structs.replace(site.state.snapshot.node, spec=spec)
+    # The agent before this one heard of it, 899.9 seconds ago.
+    site.state.snapshot = msgspec.structs.replace(site.state.snapshot, node=node, missing_since=-899.9)
+
+    async def story() -> None:
+        store = site.keeper._store
+        site.keeper._on_change(store.replace(NodeNetwork, [], "10", store.highest(NodeNetwork)))
+        site.state.reconcile.take()
+        assert site.state.snapshot.missing_since == -899.9
+        assert await site.state.reconcile.wait(5)
+
+    asyncio.run(story())

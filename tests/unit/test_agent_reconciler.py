@@ -4,13 +4,17 @@ The kernel's effects are replaced at their boundary; races are played by changin
 """
 
 import asyncio
+import dataclasses
+import inspect
 import ipaddress
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bgp.speaker.client import SpeakerClient
-from bgp.values import Observed
+from bgp.values import Family, Observed
 from bgp.values import Route as Learned
 from controller.agent import reconciler as module
 from controller.agent.files import RunFolder
@@ -21,6 +25,7 @@ from controller.api.clusternetwork import ClusterNetwork
 from controller.api.ipblock import NodeReference
 from controller.api.nodenetwork import BlockGrant, NodeNetwork, NodeNetworkSpec
 from controller.api.objects import Metadata
+from controller.api.reasons import Reason
 from controller.kernel.netlink import KernelError
 from controller.kernel.surroundings import Uplink
 from controller.kernel.values import (
@@ -35,6 +40,8 @@ from controller.kernel.values import (
     pod_routes,
 )
 from controller.plan.node import Snapshot
+from controller.plan.returned import Return, Returns
+from controller.plan.withdrawal import Keeping, Told
 
 BLOCK = BlockGrant(cidr="10.244.0.0/26", uid="b", pool="p")
 KEY = ("c1", "eth0")
@@ -50,9 +57,10 @@ class Kernel:
         self.pods: list[PodLink] = []
         self.changes: list[RouteChanges] = []
         self.rules: list[Rules] = []
-        self.repaired: list[frozenset[str]] = []
+        self.repaired: list[set[tuple[str, int]]] = []
         self.while_read = lambda: None
         self.refuse = ""
+        self.reads = 0
         monkeypatch.setattr(module.routes, "read_routes", lambda: list(self.routes))
         monkeypatch.setattr(module.pods, "read_pods", self.read_pods)
         monkeypatch.setattr(module.surroundings, "uplinks", lambda: (UPLINK,))
@@ -62,6 +70,7 @@ class Kernel:
 
     def read_pods(self) -> list[PodLink]:
         found = list(self.pods)
+        self.reads += 1
         self.while_read()
         return found
 
@@ -69,8 +78,8 @@ class Kernel:
         self.changes.append(changes)
         return self.refused("routes")
 
-    def repair_pods(self, names: frozenset[str]) -> list[Drift]:
-        self.repaired.append(names)
+    def repair_pods(self, wired: set[tuple[str, int]]) -> list[Drift]:
+        self.repaired.append(wired)
         return self.refused("pods")
 
     def apply_rules(self, rules: Rules) -> list[Drift]:
@@ -127,14 +136,14 @@ def test_the_route_of_no_addition_is_surplus(site: Site) -> None:
 
 def test_a_pod_that_is_completed_while_the_kernel_is_read_keeps_its_addresses(site: Site) -> None:
     site.assigned()
-    site.kernel.while_read = lambda: site.state.wired.add(NAME)
+    site.kernel.while_read = lambda: site.state.wired.update({NAME: 7})
     site.one_pass()
     assert site.state.ledger.is_known(KEY)
 
 
 def test_a_pod_whose_link_is_gone_gives_its_addresses_to_rest(site: Site) -> None:
     link = site.assigned()
-    site.state.wired.add(NAME)
+    site.state.wired[NAME] = 7
     site.kernel.pods = [link]
     site.one_pass()
     assert site.state.ledger.is_known(KEY)
@@ -142,6 +151,30 @@ def test_a_pod_whose_link_is_gone_gives_its_addresses_to_rest(site: Site) -> Non
     site.one_pass()
     assert not site.state.ledger.is_known(KEY)
     assert set(site.state.ledger.resting) == set(link.attachment.addresses if link.attachment else ())
+
+
+def test_a_veth_that_somebody_made_anew_under_a_pods_name_is_not_the_pods(site: Site) -> None:
+    link = site.assigned()
+    site.state.wired[NAME] = 7
+    site.kernel.pods = [dataclasses.replace(link, ifindex=8, attachment=None)]
+    site.one_pass()
+    assert not site.state.ledger.is_known(KEY)
+    assert NAME not in site.state.wired
+
+
+def test_a_pod_that_is_added_anew_while_its_former_veth_is_missed_keeps_its_addresses(site: Site) -> None:
+    site.assigned()
+    site.state.wired[NAME] = 7
+
+    def added_anew() -> None:
+        site.state.ledger.release(KEY, 100.0)
+        site.state.ledger.assign(KEY, (BLOCK,))
+        site.state.wired[NAME] = 8
+
+    site.kernel.while_read = added_anew
+    site.one_pass()
+    assert site.state.ledger.is_known(KEY)
+    assert site.state.wired == {NAME: 8}
 
 
 def test_learned_routes_stay_if_the_speaker_settles_while_a_pass_that_knew_none_writes(
@@ -191,3 +224,111 @@ def test_rules_that_were_refused_once_are_written_by_the_next_pass(site: Site) -
     assert len(site.kernel.rules) == 1
     site.one_pass()
     assert len(site.kernel.rules) == 1
+
+
+def test_a_block_that_was_given_back_is_left_alone_and_told_until_it_is_granted_anew(site: Site) -> None:
+    returns = Returns(blocks={"b": Return("", 10, "")}, epochs=("",), since=0.0)
+    site.state.snapshot = msgspec.structs.replace(site.state.snapshot, returns=returns)
+    assert site.one_pass() == []
+    assert ipaddress.ip_network(BLOCK.cidr) not in {route.prefix for route in site.kernel.changes[0].create}
+    (trouble,) = site.state.troubles.values()
+    assert trouble.reason is Reason.BLOCK_RETURNED
+    assert BLOCK.cidr in trouble.message
+    assert site.state.folder.load_snapshot().returns == returns
+    node = site.state.snapshot.node
+    assert node is not None
+    later = msgspec.structs.replace(node, metadata=msgspec.structs.replace(node.metadata, generation=11))
+    site.state.snapshot = msgspec.structs.replace(site.state.snapshot, node=later)
+    assert site.one_pass() == []
+    assert ipaddress.ip_network(BLOCK.cidr) in {route.prefix for route in site.kernel.changes[1].create}
+    assert site.state.troubles == {}
+    # It is the node's own again: an object of whatever age that lists it says nothing new.
+    assert site.state.folder.load_snapshot().returns.blocks == {}
+
+
+def test_sessions_that_the_speaker_is_to_drop_are_remembered_in_the_file_before_it_hears_of_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Told(sessions={"tor": Keeping((Family.IPV4,), 129.0)})
+    site.state.snapshot = msgspec.structs.replace(site.state.snapshot, told=told)
+    remembered: list[Told] = []
+    monkeypatch.setattr(Speaking, "want", lambda *_: remembered.append(site.state.folder.load_snapshot().told))
+    site.one_pass()
+    assert remembered == [Told(until={Family.IPV4: 229.0})]
+
+
+def running(site: Site, story: Callable[[], Awaitable[None]]) -> None:
+    """Tells the story while the reconciler runs."""
+
+    async def both() -> None:
+        task = asyncio.create_task(site.reconciler.run())
+        await story()
+        task.cancel()
+
+    asyncio.run(asyncio.wait_for(both(), 10))
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Waits for what another task does."""
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError(f"not within 5 s: {inspect.getsource(condition).strip()}")
+
+
+def test_a_learned_route_that_changes_is_written_without_a_look_at_the_whole_kernel(site: Site) -> None:
+    async def story() -> None:
+        site.state.reconcile.ring()
+        await until(lambda: site.state.done is not None)
+        reads = site.kernel.reads
+        learned = {"10.244.1.0/26": Learned(("10.0.0.3",), ("s",))}
+        site.state.observed = Observed(routes=learned, settled=("ipv4", "ipv6"))
+        site.state.reconcile.ring_for(learned)
+        await until(lambda: site.state.learned_installed == 1)
+        learned.clear()
+        site.state.reconcile.ring_for(["10.244.1.0/26"])
+        await until(lambda: site.state.learned_installed == 0)
+        assert site.kernel.reads == reads
+
+    running(site, story)
+    _, made, deleted = site.kernel.changes
+    assert made.create == deleted.delete
+    assert [str(route.prefix) for route in made.create] == ["10.244.1.0/26"]
+
+
+def test_while_a_trouble_lasts_everything_is_looked_at_whatever_is_learned(site: Site) -> None:
+    async def story() -> None:
+        site.kernel.refuse = "rules"
+        site.state.reconcile.ring()
+        await until(lambda: "kernel" in site.state.troubles)
+        site.kernel.refuse = ""
+        reads = site.kernel.reads
+        site.state.reconcile.ring_for(["10.244.1.0/26"])
+        await until(lambda: "kernel" not in site.state.troubles)
+        assert site.kernel.reads > reads
+
+    running(site, story)
+
+
+def test_a_router_that_always_has_something_to_say_does_not_put_off_the_full_comparison(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = site.state.reconcile.take
+
+    def taken() -> frozenset[str] | None:
+        found = take()
+        site.state.reconcile.ring_for(["10.244.1.0/26"])
+        return found
+
+    async def story() -> None:
+        site.state.reconcile.ring()
+        await until(lambda: site.state.done is not None)
+        monkeypatch.setattr(site.state.reconcile, "take", taken)
+        site.state.reconcile.ring_for(["10.244.1.0/26"])
+        reads = site.kernel.reads
+        site.reconciler._resync = 60.0
+        site.reconciler._whole_at = site.state.clock() - 60.0
+        await until(lambda: site.kernel.reads > reads)
+
+    running(site, story)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import resource
 import socket
 import stat
 import subprocess
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from controller.cni.build import build_shim
-from controller.cni.protocol import LIMIT
+from controller.cni.protocol import LIMIT, Answer, Call, encoded_answer, encoded_call
 from controller.cni.request import Command, Request
 from controller.cni.result import CniError, ErrorCode, Success
 from controller.cni.server import serve
@@ -315,3 +316,24 @@ def test_the_shim_is_static_and_short(shim: list[str]) -> None:
     assert "not a dynamic executable" in described.stderr + described.stdout
     source = Path(__file__).parents[2] / "controller" / "cni" / "shim.c"
     assert len(source.read_text().splitlines()) <= 200
+
+
+def test_a_call_that_comes_while_no_descriptor_is_left_is_answered_when_there_is_one(
+    agent: Agent, caplog: pytest.LogCaptureFixture
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX) as plugin:
+        plugin.settimeout(5)
+        free = os.dup(plugin.fileno())
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        try:
+            plugin.connect(str(agent.folder / "cni.sock"))
+            deadline = time.monotonic() + 5
+            while "could not be accepted" not in caplog.text:
+                assert time.monotonic() < deadline, "the agent tried to accept"
+                time.sleep(0.01)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        plugin.sendall(encoded_call(Call({**ENVIRONMENT, "CNI_COMMAND": "STATUS"}, CONFIGURATION)))
+        assert plugin.recv(100) == encoded_answer(Answer(0, b""))

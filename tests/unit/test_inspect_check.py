@@ -1,5 +1,6 @@
 """`podroute check` as a pure function: each disagreement is found under its own name, and nothing else is."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,8 +13,9 @@ from controller.api.ipblock import IPBlockSpec, NodeReference, block_name
 from controller.api.ippool import IPPoolSpec
 from controller.api.nodenetwork import BlockGrant, NodeNetworkSpec
 from controller.inspect.check import Finding, findings
+from controller.inspect.gather import standing_findings
 from controller.inspect.world import NodeFacts, PodOnNode, World
-from controller.plan.node_report import NodeReport, Nuisance, ReportedPod, ReportedRoute
+from controller.plan.node_report import NodeReport, Nuisance, PodProblem, ReportedPod, ReportedRoute
 
 CIDRS = {"n0": "10.244.0.0/26", "n1": "fd00:10:244::/122"}
 ADDRESSES = {"n0": "10.244.0.5", "n1": "fd00:10:244::5"}
@@ -93,7 +95,39 @@ def test_a_world_in_which_all_agrees_has_no_finding() -> None:
     assert findings(good()) == ()
 
 
+def test_only_what_stands_in_a_second_look_is_a_finding_with_its_latest_values() -> None:
+    routes = report("n0").actual
+    worse = (ReportedRoute("10.244.0.5/32", "unicast", (("10.0.0.9", "eth0"),)),)
+    looks = [
+        # Of two things that disagree in the first look, one is right in the second, and another comes up.
+        changed(changed(good(), "n0", actual=routes[:1]), "n1", agent_answers=False),
+        changed(replace(good(), silent={"n2": "no answer"}), "n0", actual=(routes[0], *worse)),
+    ]
+
+    async def look() -> World:
+        return looks.pop(0)
+
+    (found,) = asyncio.run(standing_findings(look, seconds=0.0))
+    assert (found.kind, found.object) == (Finding.ROUTE_MISSING, "node n0, route 10.244.0.5/32")
+    assert "via 10.0.0.9" in found.message
+    assert not looks
+
+
+def test_where_nothing_disagrees_one_look_is_enough() -> None:
+    looks = [good()]
+
+    async def look() -> World:
+        return looks.pop(0)
+
+    assert asyncio.run(standing_findings(look, seconds=1000.0)) == ()
+
+
 CASES: dict[str, tuple[Finding, Callable[[World], World], tuple[str, ...]]] = {
+    "a pod whose wiring was changed": (
+        Finding.POD_LINK_WRONG,
+        lambda w: changed(w, "n0", pod_problems=(PodProblem(link="podr00000000001", what="eth0 is down"),)),
+        ("node n0, interface podr00000000001", "eth0 is down"),
+    ),
     "a block of no node": (
         Finding.BLOCK_WITHOUT_NODE,
         lambda w: replace(w, blocks=(*w.blocks, block("10.244.9.0/26", "ghost"))),

@@ -74,7 +74,7 @@ def test_the_host_end_gets_no_ipv4_address_and_the_pods_addresses_as_permanent_n
 
 
 def test_the_pods_end_gets_its_addresses_and_a_default_route_of_each_family() -> None:
-    parsed = steps(pod_messages.pod_steps(8, DUAL_STACK))
+    parsed = steps(pod_messages.pod_steps(8, DUAL_STACK) + pod_messages.default_route_steps(8, DUAL_STACK))
 
     assert [message["index"] for _, message in parsed[:2]] == [1, 8]
     assert [(message["IFA_LOCAL"], message["prefixlen"], message["flags"]) for _, message in parsed[2:4]] == [
@@ -95,7 +95,11 @@ def test_the_pods_end_gets_its_addresses_and_a_default_route_of_each_family() ->
 
 def test_a_pod_without_ipv6_asks_nothing_of_that_family() -> None:
     only_v4 = Attachment("c0ffee", "eth0", "u", DUAL_STACK.addresses[:1])
-    for _, message in pod_messages.host_steps(7, only_v4) + pod_messages.pod_steps(8, only_v4):
+    for _, message in (
+        pod_messages.host_steps(7, only_v4)
+        + pod_messages.pod_steps(8, only_v4)
+        + pod_messages.default_route_steps(8, only_v4)
+    ):
         parsed = read_by_pyroute2(message)
         assert parsed.get("family") != 10
         assert "AF_INET6" not in str(parsed)

@@ -11,7 +11,7 @@ from controller.agent.ledger import Assigned, Ledger
 from controller.api.clusternetwork import ClusterNetworkSpec, PoolFlags
 from controller.api.nodenetwork import BlockGrant
 from controller.api.objects import Address
-from controller.kernel.values import Attachment, PodLink
+from controller.kernel.values import Attachment, PodLink, host_interface_name
 from controller.plan.addresses import (
     REST_SECONDS,
     Choice,
@@ -106,6 +106,7 @@ def test_an_address_is_chosen_again_once_its_rest_is_over() -> None:
     ledger.assign(("b", "eth0"), blocks)
     assert isinstance(first, Assigned)
     ledger.release(("a", "eth0"), 100)
+    ledger.unlinked(host_interface_name("a", "eth0"))
     assert ledger.resting == {first.addresses[0]: 100 + REST_SECONDS}
     assert ledger.rested(100 + REST_SECONDS - 1) == ()
     ledger.end_rest(ledger.rested(100 + REST_SECONDS))
@@ -128,12 +129,32 @@ def test_every_family_is_given_or_none_is_taken() -> None:
     assert set(ledger.used.values()) == {("a", "eth0")}
 
 
-def test_a_failed_addition_leaves_its_addresses_free_at_once() -> None:
+def test_a_failed_addition_leaves_its_addresses_free_as_soon_as_its_veth_is_gone() -> None:
     ledger = Ledger()
     blocks = (BlockGrant(cidr="10.244.0.0/32", uid="u", pool="p"),)
     ledger.assign(("a", "eth0"), blocks)
     ledger.withdraw(("a", "eth0"))
+    refusal = ledger.assign(("b", "eth0"), blocks)
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason is NoAddress.LEAVING
+    ledger.unlinked(host_interface_name("a", "eth0"))
     assert ledger.occupied == frozenset()
+
+
+def test_an_address_that_had_not_rested_goes_on_resting_if_its_addition_fails() -> None:
+    ledger = Ledger()
+    blocks = (BlockGrant(cidr="10.244.0.0/32", uid="u", pool="p"),)
+    for key in (("a", "eth0"), ("b", "eth0")):
+        assert isinstance(ledger.assign(key, blocks), Assigned)
+        if key[0] == "a":
+            ledger.release(key, 100)
+            ledger.unlinked(host_interface_name(*key))
+    ledger.withdraw(("b", "eth0"))
+    ledger.unlinked(host_interface_name("b", "eth0"))
+    again = ledger.assign(("c", "eth0"), blocks)
+    assert isinstance(again, Assigned)
+    # So that its connections are forgotten, whether or not the failed addition got as far as that.
+    assert again.choices[0].yielded
 
 
 def test_a_new_agent_takes_over_addresses_from_the_kernel_and_rests_from_its_file() -> None:
@@ -186,13 +207,14 @@ def test_occupancy_counts_each_address_in_its_block_only(offsets: list[int]) -> 
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """Additions, removals, failures and time in any order: no address is on two pods, and none is lost."""
+    """Additions, removals, failures and time in any order: no address is on two veths, and none is lost."""
 
     def __init__(self) -> None:
         super().__init__()
         self.ledger = Ledger()
         self.now = 0.0
         self.pods: dict[tuple[str, str], tuple[Address, ...]] = {}
+        self.leaving: dict[str, tuple[Address, ...]] = {}
         self.count = 0
         self.blocks = tuple(grants(0) + grants(1))
 
@@ -205,18 +227,27 @@ class LedgerMachine(RuleBasedStateMachine):
             assert len(assigned.addresses) == 2
             self.pods[key] = assigned.addresses
         else:
-            assert len(self.pods) == 8
+            assert len(self.pods) + len(self.leaving) == 8
+            assert assigned.reason is (NoAddress.LEAVING if self.leaving else NoAddress.EXHAUSTED)
 
     @rule(data=st.data(), failed=st.booleans())
     def remove(self, data: st.DataObject, failed: bool) -> None:
         if not self.pods:
             return
         key = data.draw(st.sampled_from(sorted(self.pods)))
-        del self.pods[key]
+        self.leaving[host_interface_name(*key)] = self.pods.pop(key)
         if failed:
             self.ledger.withdraw(key)
         else:
             self.ledger.release(key, self.now)
+
+    @rule(data=st.data())
+    def unlink(self, data: st.DataObject) -> None:
+        if self.leaving:
+            link = data.draw(st.sampled_from(sorted(self.leaving)))
+            del self.leaving[link]
+            assert self.ledger.unlinked(link)
+            assert not self.ledger.unlinked(link)
 
     @rule(seconds=st.floats(0, 40))
     def wait(self, seconds: float) -> None:
@@ -224,10 +255,13 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger.end_rest(self.ledger.rested(self.now))
 
     @invariant()
-    def no_address_is_on_two_pods_and_each_is_used_or_rests_or_is_free(self) -> None:
+    def no_address_is_on_two_veths_and_each_is_used_or_rests_or_is_free(self) -> None:
         given_out = [a for addresses in self.pods.values() for a in addresses]
-        assert len(given_out) == len(set(given_out))
+        on_veths = given_out + [a for addresses in self.leaving.values() for a in addresses]
+        assert len(on_veths) == len(set(on_veths))
         assert set(self.ledger.used) == set(given_out)
+        assert set(on_veths) <= self.ledger.occupied
+        assert self.ledger.linked == self.leaving.keys()
         assert not set(self.ledger.used) & set(self.ledger.resting)
 
 

@@ -1,6 +1,7 @@
 """What a node is to do (`controller.plan.node`, `speaking`, `learned`, `drift`)."""
 
 import ipaddress
+import itertools
 from dataclasses import replace
 
 import msgspec
@@ -15,9 +16,18 @@ from controller.api.clusternetwork import ClusterNetwork, ClusterNetworkSpec, Me
 from controller.api.ipblock import NodeReference
 from controller.api.nodenetwork import BlockClaim, BlockGrant, NodeNetwork, NodeNetworkSpec, SessionSpec
 from controller.api.objects import Address, Metadata
-from controller.kernel.values import Attachment, DriftKind, NextHop, PodLink, Route, RouteChanges, RouteKind
+from controller.kernel.values import (
+    Attachment,
+    DriftKind,
+    NextHop,
+    PodLink,
+    Route,
+    RouteChanges,
+    RouteKind,
+    route_changes,
+)
 from controller.plan.drift import route_drift
-from controller.plan.learned import kept_while_unsettled, learned_route, route_table
+from controller.plan.learned import Ground, after_step, kept_while_unsettled, learned_route, learned_step, route_table
 from controller.plan.node import Local, NodePlan, Snapshot, plan_node, released_uids
 from controller.plan.speaking import Surroundings, missing_secrets
 
@@ -211,6 +221,45 @@ def test_own_routes_come_before_learned_ones_of_the_same_prefix() -> None:
     own = Route(ipaddress.ip_network(V4.cidr), RouteKind.UNREACHABLE)
     table = route_table([own], {V4.cidr: Learned(("10.10.0.11",), ("a",))}, LINKS)
     assert list(table.values()) == [own]
+
+
+PREFIXES = ("10.244.1.0/26", "10.244.2.0/26", "10.244.0.64/26", "fd00:10:244::80/122", "fd00:10:244::40/122")
+WAYS = (
+    Learned(("10.10.0.13",), ("a",)),
+    Learned(("10.10.0.11", "10.10.0.13"), ("a", "b")),
+    Learned(("10.99.0.1",), ("a",)),
+    Learned(("fd00:10:10::1",), ("a",)),
+    Learned(("fd00:10:10::1", "fd00:10:10::3"), ("a", "b"), stale=True),
+)
+TABLES = st.dictionaries(st.sampled_from(PREFIXES), st.sampled_from(WAYS))
+
+
+def whole(learned: dict[str, Learned], kernel: list[Route], settled: frozenset[str]) -> tuple[RouteChanges, dict]:
+    """What a whole pass does to a kernel that holds these routes, and what that holds then."""
+    own = [Route(ipaddress.ip_network(block.cidr), RouteKind.UNREACHABLE) for block in (V4, V6)]
+    table = route_table(own, learned, LINKS)
+    changes = route_changes(table.values(), kernel)
+    kept = kept_while_unsettled(changes.delete, settled)
+    deleted = tuple(route for route in changes.delete if route not in kept)
+    return replace(changes, delete=deleted), {**table, **{route.prefix: route for route in kept}}
+
+
+@given(st.lists(TABLES, min_size=2, max_size=6), st.frozensets(st.sampled_from(["ipv4", "ipv6"])), st.data())
+def test_following_the_changed_prefixes_alone_does_what_the_whole_computation_does(
+    pictures: list[dict[str, Learned]], settled: frozenset[str], data: st.DataObject
+) -> None:
+    own = {n: Route(n, RouteKind.UNREACHABLE) for n in (ipaddress.ip_network(block.cidr) for block in (V4, V6))}
+    _, applied = whole(pictures[0], [], settled)
+    for before, after in itertools.pairwise(pictures):
+        changed = {prefix for prefix in PREFIXES if before.get(prefix) != after.get(prefix)}
+        # The speaker may name more than has changed in the end.
+        named = changed | data.draw(st.sets(st.sampled_from(PREFIXES)))
+        expected, then = whole(after, list(applied.values()), settled)
+        step = learned_step(sorted(named), after, applied, Ground(own, LINKS, settled))
+        for part in ("create", "replace", "delete"):
+            assert set(getattr(step, part)) == set(getattr(expected, part))
+        after_step(applied, step)
+        assert applied == then
 
 
 @given(st.sampled_from(["ipv4", "ipv6"]))

@@ -5,8 +5,8 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from bgp.reasons import SessionReason
-from bgp.values import Observed, Session, SessionState
+from bgp.reasons import ProblemReason, SessionReason
+from bgp.values import Family, Observed, Problem, Session, SessionState
 from controller.api.clusternetwork import ClusterNetwork
 from controller.api.ipblock import NodeReference
 from controller.api.nodenetwork import BlockGrant, NodeNetwork, NodeNetworkSpec, SessionSpec
@@ -44,6 +44,11 @@ def test_a_block_is_released_once_the_speaker_follows_and_no_session_has_sent_it
 def test_a_block_is_not_released_while_a_session_has_sent_it(plan: NodePlan) -> None:
     still = msgspec.structs.replace(UP, sent=(RELEASING.cidr,))
     assert node_status(NODE, plan, {}, seen(still), NOW).released == ()
+
+
+def test_a_block_is_not_released_while_a_router_may_hold_it_and_another_family_is_no_hindrance(plan: NodePlan) -> None:
+    assert node_status(NODE, plan, {}, replace(seen(UP), kept=frozenset({Family.IPV4})), NOW).released == ()
+    assert node_status(NODE, plan, {}, replace(seen(UP), kept=frozenset({Family.IPV6})), NOW).released == ("b4",)
 
 
 def test_a_block_is_not_released_before_the_speaker_knows_of_it(plan: NodePlan) -> None:
@@ -94,3 +99,18 @@ def test_troubles_make_synced_false_with_all_reasons(plan: NodePlan) -> None:
     condition = next(c for c in node_status(NODE, plan, {}, troubled, NOW).conditions if c.type == "Synced")
     assert (condition.status, condition.reason) == ("False", Reason.APPLY_FAILED)
     assert condition.message == "route x; SpeakerAway: no answer"
+
+
+def test_what_the_speaker_does_not_honour_is_told_unless_a_session_says_so_itself(plan: NodePlan) -> None:
+    refused = Session(name="tor2", address="10.0.0.2", state=SessionState.REFUSED, since=1.0)
+    problem = Problem(
+        object="neighbour tor2", field="asn", value="0", reason=ProblemReason.INVALID_VALUE, message="use 1"
+    )
+    own = Problem(
+        object="desired", field="router_id", value="x", reason=ProblemReason.INVALID_VALUE, message="use dotted form"
+    )
+    observed = Observed(sessions=(UP, refused), problems=(problem, own))
+    status = node_status(NODE, plan, {}, replace(seen(), observed=observed), NOW)
+    condition = next(c for c in status.conditions if c.type == "Synced")
+    assert (condition.status, condition.reason) == ("False", Reason.SPEAKER_REFUSES)
+    assert condition.message == "desired, router_id x: InvalidValue: use dotted form"

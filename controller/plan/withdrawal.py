@@ -1,0 +1,77 @@
+"""Until when a router may still hold a route that this node withdrew. Pure; called by the agent's reconciler and reporter.
+
+A session that is up has told what it withdrew, and its end-of-RIB has ended what the peer kept from the session before (RFC 4724
+section 4.2). A session that is down has told nothing: its peer notices within the hold time, and then keeps the routes for the
+restart time that this node had advertised. So a block is given back only after that, however long ago it was withdrawn here.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from bgp.values import Family, Neighbour, Observed, Session, SessionState
+
+# The speaker makes the sessions that it remembers right after its start; one that is made later and never came up told nothing.
+RESTORE_SECONDS = 10.0
+UNKNOWN = float("inf")
+
+
+class Keeping(msgspec.Struct, frozen=True):
+    """What a session's peer keeps when the session falls: routes of which families, and for how many seconds at most."""
+
+    families: tuple[Family, ...]
+    seconds: float
+
+
+class Told(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The sessions that the speaker was last told to keep, by name, and what those that it was told to drop leave behind.
+
+    `until` is, by family, when the last peer of a session that was dropped while it was down has forgotten (CLOCK_MONOTONIC).
+    """
+
+    sessions: dict[str, Keeping] = {}
+    until: dict[Family, float] = {}
+
+
+def after_telling(told: Told, neighbours: Iterable[Neighbour], observed: Observed, now: float) -> Told:
+    """What is remembered when the speaker is told to keep sessions with `neighbours` and no others."""
+    sessions = {each.name: Keeping(each.families, float(each.hold_time + each.graceful_restart)) for each in neighbours}
+    known = {session.name: session for session in observed.sessions}
+    until = {family: at for family, at in told.until.items() if at > now}
+    for name, keeping in told.sessions.items():
+        # One that is up is withdrawn from before it ends: until then the speaker shows what it has sent.
+        if name not in sessions and not _is_up(known.get(name)):
+            fallen = known[name].since if name in known else now
+            for family in keeping.families:
+                until[family] = max(until.get(family, 0.0), fallen + keeping.seconds)
+    return Told(sessions, {family: at for family, at in until.items() if at > now})
+
+
+def forgotten_at(told: Told, observed: Observed) -> dict[Family, float]:
+    """When what was withdrawn is forgotten everywhere, by family; UNKNOWN as long as a peer has not said that it is."""
+    known = {session.name: session for session in observed.sessions}
+    forgotten = dict(told.until)
+    for name, keeping in told.sessions.items():
+        for family in keeping.families:
+            at = _forgotten_by(known.get(name), family, keeping, observed.started)
+            forgotten[family] = max(forgotten.get(family, 0.0), at)
+    return forgotten
+
+
+def still_kept(forgotten: Mapping[Family, float], now: float) -> frozenset[Family]:
+    """Families in which some router may hold what was withdrawn."""
+    return frozenset(family for family, at in forgotten.items() if at > now)
+
+
+def _forgotten_by(session: Session | None, family: Family, keeping: Keeping, started: float) -> float:
+    if session is None:
+        return UNKNOWN
+    if _is_up(session):
+        is_told = family not in session.families or family in session.end_of_rib_sent
+        return 0.0 if is_told else UNKNOWN
+    was_never_up = not session.restarts and session.since > started + RESTORE_SECONDS
+    return 0.0 if was_never_up else session.since + keeping.seconds
+
+
+def _is_up(session: Session | None) -> bool:
+    return session is not None and session.state is SessionState.ESTABLISHED

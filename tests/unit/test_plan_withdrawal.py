@@ -1,0 +1,100 @@
+"""Until when a router may hold what was withdrawn (`controller.plan.withdrawal`), and that no block is given back before."""
+
+import msgspec
+import pytest
+
+from bgp.values import Family, Neighbour, Observed, Session, SessionState
+from controller.plan.withdrawal import RESTORE_SECONDS, UNKNOWN, Told, after_telling, forgotten_at, still_kept
+
+V4, V6 = Family.IPV4, Family.IPV6
+TOR = Neighbour(
+    name="tor/10.0.0.1",
+    address="10.0.0.1",
+    local_address="10.0.0.2",
+    asn=65001,
+    local_asn=64512,
+    hold_time=9,
+    graceful_restart=120,
+)
+STARTED = 100.0
+UP = Session(
+    name=TOR.name,
+    address=TOR.address,
+    state=SessionState.ESTABLISHED,
+    since=1000.0,
+    families=(V4,),
+    end_of_rib_sent=(V4,),
+    restarts=1,
+)
+DOWN = msgspec.structs.replace(
+    UP, state=SessionState.CONNECTING, since=2000.0, families=(), end_of_rib_sent=(), restarts=2
+)
+
+
+def observed(*sessions: Session) -> Observed:
+    return Observed(started=STARTED, sessions=sessions)
+
+
+def told(*neighbours: Neighbour) -> Told:
+    return after_telling(Told(), neighbours, observed(), 0.0)
+
+
+def test_a_session_that_is_up_and_has_sent_its_end_of_rib_leaves_nothing_behind() -> None:
+    forgotten = forgotten_at(told(TOR), observed(UP))
+    assert still_kept(forgotten, 1001.0) == frozenset()
+
+
+def test_a_session_that_is_up_without_end_of_rib_may_have_left_stale_routes() -> None:
+    opening = msgspec.structs.replace(UP, end_of_rib_sent=())
+    assert forgotten_at(told(TOR), observed(opening)) == {V4: UNKNOWN}
+
+
+def test_a_family_that_was_not_negotiated_is_not_waited_for() -> None:
+    without = msgspec.structs.replace(UP, families=(), end_of_rib_sent=())
+    assert still_kept(forgotten_at(told(TOR), observed(without)), 1001.0) == frozenset()
+
+
+@pytest.mark.parametrize(("restart", "seconds"), [(120, 129.0), (0, 9.0)])
+def test_the_peer_of_a_session_that_fell_keeps_routes_for_hold_time_and_restart_time(
+    restart: int, seconds: float
+) -> None:
+    neighbour = msgspec.structs.replace(TOR, graceful_restart=restart)
+    forgotten = forgotten_at(told(neighbour), observed(DOWN))
+    assert forgotten == {V4: 2000.0 + seconds}
+    assert still_kept(forgotten, 2000.0 + seconds - 0.1) == {V4}
+    assert still_kept(forgotten, 2000.0 + seconds) == frozenset()
+
+
+def test_each_family_waits_for_its_own_sessions() -> None:
+    six = msgspec.structs.replace(TOR, name="tor/fd00::1", address="fd00::1", families=(V6,))
+    up6 = msgspec.structs.replace(UP, name=six.name, address=six.address, families=(V6,), end_of_rib_sent=(V6,))
+    assert still_kept(forgotten_at(told(TOR, six), observed(DOWN, up6)), 2001.0) == {V4}
+
+
+def test_a_session_that_never_came_up_has_told_nothing_unless_the_speaker_remembered_it() -> None:
+    fresh = msgspec.structs.replace(DOWN, restarts=0, since=STARTED + RESTORE_SECONDS + 1)
+    assert still_kept(forgotten_at(told(TOR), observed(fresh)), fresh.since) == frozenset()
+    remembered = msgspec.structs.replace(fresh, since=STARTED + 0.1)
+    assert still_kept(forgotten_at(told(TOR), observed(remembered)), STARTED + 1) == {V4}
+
+
+def test_a_session_that_the_speaker_does_not_show_yet_is_not_judged() -> None:
+    assert forgotten_at(told(TOR), observed()) == {V4: UNKNOWN}
+
+
+def test_a_session_that_is_dropped_while_it_is_down_is_remembered_until_its_peer_has_forgotten() -> None:
+    left = after_telling(told(TOR), (), observed(DOWN), 2010.0)
+    assert left.sessions == {}
+    assert forgotten_at(left, observed()) == {V4: 2129.0}
+    # However often the speaker is told anew meanwhile, and no longer than that.
+    again = after_telling(left, (), observed(), 2020.0)
+    assert again == left
+    assert after_telling(again, (), observed(), 2130.0) == Told()
+
+
+def test_a_session_that_is_dropped_while_it_is_up_is_withdrawn_from_first() -> None:
+    assert after_telling(told(TOR), (), observed(UP), 2010.0) == Told()
+
+
+def test_a_session_that_is_dropped_before_the_speaker_was_heard_counts_as_fallen_now() -> None:
+    assert after_telling(told(TOR), (), observed(), 2010.0).until == {V4: 2139.0}
