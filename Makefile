@@ -5,6 +5,10 @@ PYTHON ?= /usr/bin/python3
 BIN := .venv/bin
 LAB ?= lab
 
+# Each of these tests has namespaces of its own: two files at a time. The others share one lab, or measure the whole machine.
+APART := tests/kernel $(wildcard tests/lab/test_apiserver_*.py)
+SHARING := tests/lab --ignore-glob='*/test_apiserver_*'
+
 .PHONY: help lab lab-down test lint unit kernel lab-tests bench soak generate prepare clean
 
 help: ## Show this.
@@ -30,8 +34,8 @@ prepare: .venv/.ready
 
 test: lint prepare ## Run all tests: pure, kernel, and on a real cluster with real routers.
 	$(BIN)/pytest -q -n 2 tests/unit tests/golden tests/replay
-	$(BIN)/pytest -q tests/kernel
-	$(BIN)/pytest -q --durations=15 tests/lab
+	$(BIN)/pytest -q -n 2 --dist loadfile $(APART)
+	$(BIN)/pytest -q --durations=15 $(SHARING)
 
 lint: .venv/.ready ## Style, types, import contracts.
 	$(BIN)/ruff check .
@@ -43,7 +47,7 @@ unit: .venv/.ready ## The quick tests only; without routers installed, what asks
 	PODROUTE_QUICK=1 $(BIN)/pytest -q -n 2 tests/unit tests/golden tests/replay
 
 kernel: prepare ## Tests in network namespaces.
-	$(BIN)/pytest -q tests/kernel
+	$(BIN)/pytest -q -n 2 --dist loadfile tests/kernel
 
 lab-tests: prepare ## Tests on a real cluster.
 	$(BIN)/pytest -q --durations=15 tests/lab
