@@ -1,7 +1,7 @@
 """What the benchmarks share: one lab for the whole run, and the figures that are written when all were measured.
 
-Modules run in the order of their names: a lab's start is measured alone, the pool test needs a lab without pods, the CNI test leaves pools behind, and what
-the processes take is measured after they have worked.
+Modules run in the order of their names: a lab's start is measured alone, the pool test needs a lab without pods, the CNI test
+leaves pools behind, and what the processes take is measured after they have worked.
 
 PODROUTE_BENCH_ROUNDS=2 pytest tests/bench      a quick look; nothing is written
 """

@@ -20,8 +20,8 @@ from controller.lab.cluster import Lab
 SPARE_AS = 65100
 NODE_AS = 64512
 PASSWORD = "correct-horse"
-# Always the same: a node remembers for a while who had the address.
-MAC = "02:00:00:00:00:c8"
+# Always the same: a node remembers for a while who had the address. The second router of a rack has the next one.
+MAC = "02:00:00:00:00:c{}"
 OPEN_HOST, GUARDED_HOST, SILENT_HOST = 200, 201, 202
 
 
@@ -33,17 +33,18 @@ class SpareRouter:
     rack: int = 0
     announced: tuple[str, ...] = ()
     served: int = OPEN_HOST
+    number: int = 0
     _folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="spare-")))
     _bird: subprocess.Popen[bytes] | None = None
 
     @property
     def namespace(self) -> str:
         """Its network namespace."""
-        return f"{self.lab.name}-spare{self.rack}"
+        return f"{self.lab.name}-spare{self.rack}{'ab'[self.number]}"
 
     def address(self, family: int, host: int = OPEN_HOST) -> str:
         """Its address of that family; `host` chooses between open and guarded, or names one that is nobody's."""
-        pair = self.lab.topology.rack_subnet(self.rack).host(host)
+        pair = self.lab.topology.rack_subnet(self.rack).host(host + 10 * self.number)
         return pair.v4 if family == 4 else pair.v6
 
     def __enter__(self) -> Self:
@@ -67,30 +68,33 @@ class SpareRouter:
         if self._bird is not None:
             self._bird.terminate()
             self._bird.wait(10)
+        # The namespace's links go some time after it: the next router's may have the same names.
+        segment = self.lab.topology.namespace(f"rack{self.rack}")
+        subprocess.run(["ip", "-n", segment, "link", "del", f"spare{self.number}"], check=False)
         subprocess.run(["ip", "netns", "del", self.namespace], check=False)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _plug_in(self) -> None:
         """One end of a veth on the segment's bridge, the other here with all four addresses."""
-        segment = self.lab.topology.namespace(f"rack{self.rack}")
+        segment, port = self.lab.topology.namespace(f"rack{self.rack}"), f"spare{self.number}"
         _ip("netns", "add", self.namespace)
         _ip(
             "-n",
             segment,
             "link",
             "add",
-            "spare",
+            port,
             "type",
             "veth",
             "peer",
             "name",
             "eth0",
             "address",
-            MAC,
+            MAC.format(8 + self.number),
             "netns",
             self.namespace,
         )
-        _ip("-n", segment, "link", "set", "spare", "master", "br0", "up")
+        _ip("-n", segment, "link", "set", port, "master", "br0", "up")
         for host in (OPEN_HOST, GUARDED_HOST):
             _ip("-n", self.namespace, "address", "add", f"{self.address(4, host)}/24", "dev", "eth0")
             _ip("-n", self.namespace, "address", "add", f"{self.address(6, host)}/64", "dev", "eth0", "nodad")

@@ -118,12 +118,18 @@ def test_a_node_that_needs_another_block_gets_it_without_a_failing_addition_and_
     (last,) = eventually(lambda: pods(lab, "app=grow", SMALL), 30, "the last pod is there")
     kept = [ipaddress.ip_network(cidr) for cidr in small_blocks(lab, node)]
     assert all(any(ipaddress.ip_address(address) in network for network in kept) for address in last.addresses)
-    routes = json.loads(lab.netns_exec(node, ["ip", "-j", "route", "show", "type", "unreachable", "proto", "179"]))
     eventually(
-        lambda: (
-            {r["dst"] for r in json.loads(lab.netns_exec(node, ["ip", "-j", "route", "show", "type", "unreachable"]))}
-            == {cidr for cidr, owner in node_blocks(lab).items() if owner == node and ":" not in cidr}
-        ),
+        lambda: block_routes(lab, node) == {cidr for cidr, owner in node_blocks(lab).items() if owner == node},
         20,
-        lambda: f"the node's block routes are those of its blocks: {routes}",
+        lambda: f"the node's block routes are those of its blocks: {block_routes(lab, node)}",
     )
+
+
+def block_routes(lab: Lab, node: str) -> set[str]:
+    """The unreachable routes of ours on the node, both families."""
+    show = ("route", "show", "type", "unreachable", "proto", "179")
+    return {
+        str(ipaddress.ip_network(route["dst"]))
+        for family in ("-4", "-6")
+        for route in json.loads(lab.netns_exec(node, ["ip", "-j", family, *show]))
+    }

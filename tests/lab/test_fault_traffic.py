@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import pytest
 from faults import speaker_pid, start_again, undisturbed
 from router_tables import RouteWatch, node_blocks
-from traffic import Place, Traffic
+from seen_source import place_of
+from traffic import Traffic
 from workloads import CGROUPS, Pod, apply, eventually, pods_on, ready_pod
 
 from controller.lab.cluster import Lab
@@ -141,14 +142,8 @@ def test_pods_go_on_starting_while_the_operator_is_down(lab: Lab, across: list[P
         start_again(lab, "cp", "operator")
 
 
-def place_outside(lab: Lab) -> Place:
-    """The outside host as an end of the probe."""
-    addresses = tuple(lab.topology.addresses("outside"))
-    return Place("outside", ("nsenter", f"--net={lab.netns('outside')}", "--"), addresses)
-
-
 def test_the_outside_host_and_a_pod_exchange_packets_by_their_own_addresses(lab: Lab, across: list[Pod]) -> None:
-    with Traffic([(across[0].place, place_outside(lab))]) as traffic:
+    with Traffic([(across[0].place, place_of(lab, "outside"))]) as traffic:
         time.sleep(2)
     traffic.assert_no_loss()
 

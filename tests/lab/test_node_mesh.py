@@ -3,17 +3,15 @@
 import ipaddress
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from host_state import need_root
 from refused_inputs import body
 from router_tables import kernel_routes, node_blocks
-from workloads import Pod, apply, eventually, pods_on
+from seen_source import place_of, source_seen
+from workloads import apply, eventually, pods_on
 
 from controller.lab.cluster import Lab
 from controller.lab.execute import run_checked
@@ -120,42 +118,9 @@ def test_what_a_pod_sends_out_of_the_cluster_goes_by_the_nodes_address(mesh: Lab
     """natOutgoing, as examples/node-mesh has it: nobody outside knows the pods' addresses."""
     node, other = mesh.topology.node_names[:2]
     with pods_on(mesh, [node, other], "out") as (pod, neighbour):
-        assert source_seen(mesh.netns("outside"), address(mesh, "outside", family), pod) == address(mesh, node, family)
+        assert source_seen(pod.place, place_of(mesh, "outside"), family) == address(mesh, node, family)
         # Between pods nothing is translated.
-        inside = neighbour.place
-        assert source_seen_by(list(inside.enter), inside.address(family), pod) == pod.place.address(family)
-
-
-def source_seen(netns: Path, at: str, pod: Pod) -> str:
-    return source_seen_by(["nsenter", f"--net={netns}", "--"], at, pod)
-
-
-def source_seen_by(enter: list[str], at: str, pod: Pod) -> str:
-    """The source address of a packet from the pod, as its receiver sees it."""
-    listener = subprocess.Popen([*enter, sys.executable, "-c", LISTEN, at], stdout=subprocess.PIPE, text=True)
-    with listener:
-        assert listener.stdout is not None
-        assert listener.stdout.readline() == "listening\n"
-        run_checked([*pod.place.enter, sys.executable, "-c", SEND, at])
-        return listener.stdout.readline().strip()
-
-
-LISTEN = """
-import socket, sys
-family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
-with socket.socket(family, socket.SOCK_DGRAM) as sock:
-    sock.bind((sys.argv[1], 7777))
-    sock.settimeout(10)
-    print("listening", flush=True)
-    print(sock.recvfrom(64)[1][0], flush=True)
-"""
-SEND = """
-import socket, sys
-family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
-with socket.socket(family, socket.SOCK_DGRAM) as sock:
-    for _ in range(3):
-        sock.sendto(b"hello", (sys.argv[1], 7777))
-"""
+        assert source_seen(pod.place, neighbour.place, family) == pod.place.address(family)
 
 
 def test_a_node_that_leaves_the_mesh_is_forgotten_by_the_others_and_comes_back(mesh: Lab) -> None:

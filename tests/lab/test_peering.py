@@ -226,6 +226,41 @@ def test_above_the_limit_the_excess_is_refused_and_the_session_stays(lab: Lab, s
         lab.kubectl("delete", "bgppeer", peer["metadata"]["name"], "--ignore-not-found")
 
 
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_route_that_two_routers_announce_alike_has_both_as_next_hops(
+    lab: Lab, spare: SpareRouter, family: int
+) -> None:
+    prefix = "10.244.252.0/26" if family == 4 else "fd00:10:244:f2::/122"
+
+    def next_hops() -> set[str]:
+        return {
+            hop["gateway"]
+            for route in installed(lab, NODE, prefix)
+            for hop in route.get("nexthops", [route] if "gateway" in route else [])
+        }
+
+    with SpareRouter(lab, number=1) as second, others_undisturbed(lab):
+        both = (spare_peer(family), twin_peer(family, second))
+        try:
+            apply(lab, *both)
+            for router in (spare, second):
+                router.announce([prefix])
+            ways = {spare.address(family), second.address(family)}
+            eventually(lambda: next_hops() == ways, 30, lambda: f"{next_hops()}: {learned(lab, NODE, prefix)}")
+            assert len(installed(lab, NODE, prefix)) == 1
+            assert [row["verdict"] for row in learned(lab, NODE, prefix)] == ["best", "best"]
+            second.announce([])
+            eventually(lambda: next_hops() == {spare.address(family)}, 10, lambda: f"one way is left: {next_hops()}")
+        finally:
+            spare.announce([])
+            for peer in both:
+                lab.kubectl("delete", "bgppeer", peer["metadata"]["name"], "--ignore-not-found")
+
+
+def twin_peer(family: int, router: SpareRouter) -> Body:
+    return body("BGPPeer", f"twin-v{family}", nodeSelector=ON_NODE, address=router.address(family), asNumber=SPARE_AS)
+
+
 CHANGES: dict[str, tuple[Body, Callable[[str], bool], Callable[[str], bool]]] = {
     "communities": (
         {"export": {"communities": ["64512:77"]}},

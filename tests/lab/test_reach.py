@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from subprocess import PIPE, Popen, run
 
 import pytest
+from seen_source import place_of, source_seen
 from workloads import Pod, apply, deployment_manifest, eventually, pods
 
 from controller.lab.cluster import Lab
@@ -59,7 +60,21 @@ def unreached_from(enter: list[str], targets: list[str], mtu: int) -> list[str]:
     return run([*enter, "sh", "-c", "; ".join(pings)], capture_output=True, text=True, check=False).stdout.split()
 
 
-def test_the_outside_host_reaches_every_pod_and_is_seen_by_its_own_address(lab: Lab, everywhere: list[Pod]) -> None:
+@pytest.mark.parametrize("family", [4, 6])
+def test_pods_and_the_outside_host_see_each_other_by_their_own_addresses(
+    lab: Lab, everywhere: list[Pod], family: int
+) -> None:
+    one, same_node, same_rack, *_, other_rack = everywhere
+    assert one.node == same_node.node
+    assert (
+        lab.topology.rack_of(one.node) == lab.topology.rack_of(same_rack.node) != lab.topology.rack_of(other_rack.node)
+    )
+    for other in (same_node.place, same_rack.place, other_rack.place, place_of(lab, "outside")):
+        assert source_seen(one.place, other, family) == one.place.address(family)
+        assert source_seen(other, one.place, family) == other.address(family)
+
+
+def test_the_outside_host_reaches_every_pod_at_full_mtu(lab: Lab, everywhere: list[Pod]) -> None:
     outside = ["nsenter", f"--net={lab.netns('outside')}", "--"]
     targets = [address for pod in everywhere for address in pod.addresses]
     assert unreached_from(outside, targets, 1500) == []
