@@ -168,3 +168,10 @@ def test_node_sessions_are_established_with_the_tor_and_have_sent_every_block(la
     for row in rows:
         assert row["state"] == "established"
         assert row["sent"] == sum((":" in cidr) == (":" in row["address"]) for cidr in blocks)
+
+
+def test_an_agent_says_that_it_lives_and_that_it_is_ready(lab: Lab, pod: Pod) -> None:
+    for path, answer in (("healthz", "ok 200"), ("readyz", "ready 200"), ("nothing", "404")):
+        url = f"http://127.0.0.1:9479/{path}"
+        said = lab.netns_exec(pod.node, ["curl", "-s", "-w", " %{http_code}", url]).split()
+        assert " ".join(said).endswith(answer)
