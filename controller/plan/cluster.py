@@ -18,7 +18,7 @@ def cluster_network_spec(
     addresses = {address for node in inventory.nodes for address in internal_addresses(node)}
     return ClusterNetworkSpec(
         mesh=tuple(
-            MeshMember(node=name, addresses=facts[name].addresses, as_number=inventory.configuration.spec.as_number)
+            MeshMember(node=name, addresses=peering.mesh[name], as_number=inventory.configuration.spec.as_number)
             for name in sorted(peering.mesh)
         ),
         pools=tuple(_flags(pool) for pool in pools),
