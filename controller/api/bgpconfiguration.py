@@ -53,7 +53,8 @@ class BGPConfigurationSpec(Struct, frozen=True, kw_only=True, rename="camel", om
     node_mesh: Annotated[
         Literal["Auto", "Enabled", "Disabled"],
         Meta(
-            description="Whether nodes keep iBGP sessions with each other. Auto: the nodes that no BGPPeer selects do."
+            description="Whether nodes keep iBGP sessions with each other. "
+            "Auto: in each family, the nodes that keep no session of a BGPPeer do."
         ),
     ] = "Auto"
     listen_port: Annotated[Port, Meta(description="TCP port that speakers listen on and connect to in the mesh.")] = 179

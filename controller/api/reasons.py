@@ -34,6 +34,11 @@ class Reason(StrEnum):
         "spec.cidr contains the address of a node",
         "create a pool whose CIDR contains no node address",
     )
+    POOL_OVERLAPS_PEER = (
+        "OverlapsPeerAddress",
+        "spec.cidr contains the address of a BGPPeer that is older",
+        "create a pool whose CIDR contains no router's address",
+    )
     POOL_OVERLAPS_SERVICES = (
         "OverlapsServiceRange",
         "spec.cidr overlaps the cluster's service range",

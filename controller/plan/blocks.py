@@ -22,7 +22,7 @@ from controller.plan.demand import Usage, block_size_of, usage_of, wanted_addres
 from controller.plan.freeblocks import FreeBlocks, taken_networks
 from controller.plan.inventory import Inventory, Memory, Moment
 from controller.plan.nodes import NodeFacts
-from controller.plan.pools import FINALIZER, Verdict, is_selecting
+from controller.plan.pools import FINALIZER, Verdict, is_of, is_selecting
 
 
 @dataclass
@@ -162,16 +162,22 @@ def _delete_released(ground: Ground, plan: BlockPlan, blocks: Iterable[IPBlock])
 
 
 def _ask_back_deselected(ground: Ground, plan: BlockPlan, blocks: Iterable[IPBlock]) -> None:
-    """Blocks of pools that are being deleted, are gone, or no longer select the node. A disabled pool keeps its blocks."""
+    """Blocks of pools that are being deleted, gone, or others now, or don't select the node. A disabled pool keeps its blocks."""
     pools = ground.pools
     for block in blocks:
         facts = ground.facts.get(block.spec.node.name)
-        if block.spec.state == "Active" and facts is not None and not _belongs(pools.get(block.spec.pool), facts.node):
+        if (
+            block.spec.state == "Active"
+            and facts is not None
+            and not _belongs(block, pools.get(block.spec.pool), facts.node)
+        ):
             _set_state(plan, block, "Releasing")
 
 
-def _belongs(pool: IPPool | None, node: Node) -> bool:
-    return pool is not None and pool.metadata.deletion_timestamp is None and is_selecting(pool, node)
+def _belongs(block: IPBlock, pool: IPPool | None, node: Node) -> bool:
+    if pool is None or pool.metadata.deletion_timestamp is not None:
+        return False
+    return is_of(block, pool) and is_selecting(pool, node)
 
 
 def _set_state(plan: BlockPlan, block: IPBlock, state: str) -> None:
@@ -221,7 +227,7 @@ def _match_demand(ground: Ground, plan: BlockPlan, blocks: tuple[IPBlock, ...], 
         if not is_grantable(pool, ground):
             continue
         for need in needs:
-            _take_back(ground, plan, need, held[name, need.node])
+            _take_back(ground, plan, need, [block for block in held[name, need.node] if is_of(block, pool)])
         short = [need for need in needs if need.missing > 0]
         if short:
             free = FreeBlocks(pool, taken, ground.reserved[family_of(pool.spec.cidr)], ground.memory.freed)

@@ -7,7 +7,7 @@ from controller.api.ippool import IPPool
 from controller.plan.inventory import Inventory
 from controller.plan.nodes import NodeFacts, internal_addresses
 from controller.plan.peers import Peering
-from controller.plan.pools import Verdict, namespaces_with_pools
+from controller.plan.pools import Verdict, namespaces_with_pools, pools_with_blocks
 
 
 def cluster_network_spec(
@@ -18,7 +18,7 @@ def cluster_network_spec(
     addresses = {address for node in inventory.nodes for address in internal_addresses(node)}
     return ClusterNetworkSpec(
         mesh=tuple(
-            MeshMember(node=name, addresses=facts[name].addresses, as_number=inventory.configuration.spec.as_number)
+            MeshMember(node=name, addresses=peering.mesh[name], as_number=inventory.configuration.spec.as_number)
             for name in sorted(peering.mesh)
         ),
         pools=tuple(_flags(pool) for pool in pools),
@@ -30,7 +30,7 @@ def cluster_network_spec(
 
 def served_pools(inventory: Inventory, verdicts: Mapping[str, Verdict]) -> tuple[IPPool, ...]:
     """Accepted pools, and those that nodes hold blocks of: what worked before goes on, whatever the verdict is now."""
-    holding = {block.spec.pool for block in inventory.blocks}
+    holding = pools_with_blocks(inventory)
     return tuple(
         _by_name(p for p in inventory.pools if verdicts[p.metadata.name].is_accepted or p.metadata.name in holding)
     )

@@ -1,7 +1,7 @@
 """BGPPeers as sessions of nodes, and who is in the node mesh. Pure.
 
-At most one session per node and address: the older BGPPeer keeps it. A session between two nodes exists on both sides, and the
-lower address waits for the other to connect, or both would, and one connection would fall again (RFC 4271 section 6.8).
+At most one session per node and address: the older BGPPeer keeps it. A session between two nodes exists on both sides or on none,
+and the lower address waits for the other to connect, or both would, and one connection would fall again (RFC 4271 section 6.8).
 """
 
 import ipaddress
@@ -30,12 +30,15 @@ class Refused:
 
 @dataclass
 class Peering:
-    """What BGPPeers come to: sessions by node; by BGPPeer the nodes it selects and the sessions refused; who is in the mesh."""
+    """What BGPPeers come to: sessions by node; by BGPPeer the nodes it selects and the sessions refused; who is in the mesh.
+
+    `mesh` holds, by node, the addresses with which it is in the mesh: one for each family that it keeps no other session of.
+    """
 
     sessions: dict[str, tuple[SessionSpec, ...]] = field(default_factory=dict)
     selected: dict[str, tuple[str, ...]] = field(default_factory=dict)
     refused: dict[str, tuple[Refused, ...]] = field(default_factory=dict)
-    mesh: frozenset[str] = frozenset()
+    mesh: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass
@@ -45,7 +48,6 @@ class _Draft:
     configuration: BGPConfigurationSpec
     sessions: dict[str, dict[str, SessionSpec]] = field(default_factory=lambda: defaultdict(dict))
     refused: dict[str, list[Refused]] = field(default_factory=lambda: defaultdict(list))
-    touched: set[str] = field(default_factory=set)
 
 
 def plan_peering(inventory: Inventory, facts: Mapping[str, NodeFacts]) -> Peering:
@@ -55,7 +57,6 @@ def plan_peering(inventory: Inventory, facts: Mapping[str, NodeFacts]) -> Peerin
     for peer in sorted(inventory.peers, key=lambda each: each.metadata.age_key):
         chosen = [each for each in facts.values() if _is_selected(peer, each)]
         selected[peer.metadata.name] = tuple(sorted(each.name for each in chosen))
-        draft.touched |= {each.name for each in chosen}
         if peer.spec.address is not None:
             for each in chosen:
                 _peer_with_router(draft, peer, each)
@@ -65,7 +66,7 @@ def plan_peering(inventory: Inventory, facts: Mapping[str, NodeFacts]) -> Peerin
         sessions={node: tuple(by[a] for a in sorted(by, key=_address_key)) for node, by in draft.sessions.items()},
         selected=selected,
         refused={name: tuple(refused) for name, refused in draft.refused.items()},
-        mesh=_mesh(inventory.configuration.spec, facts, draft.touched),
+        mesh=_mesh(inventory.configuration.spec, facts, draft.sessions),
     )
 
 
@@ -78,15 +79,30 @@ def _is_selected(peer: BGPPeer, facts: NodeFacts) -> bool:
     return peer.spec.node_selector is None or peer.spec.node_selector.matches(facts.node.metadata.labels)
 
 
-def _mesh(configuration: BGPConfigurationSpec, facts: Mapping[str, NodeFacts], touched: set[str]) -> frozenset[str]:
-    able = {name for name, each in facts.items() if each.addresses}
+def _mesh(
+    configuration: BGPConfigurationSpec,
+    facts: Mapping[str, NodeFacts],
+    sessions: Mapping[str, Mapping[str, SessionSpec]],
+) -> dict[str, tuple[str, ...]]:
+    """Who is in the mesh, and with which addresses.
+
+    Auto goes by the sessions that are kept, a family each, and not by what a BGPPeer selects: one that is shut down or refused, or
+    of the other family, serves the node with nothing, and without the mesh nobody would hear of its blocks.
+    """
     match configuration.node_mesh:
         case "Enabled":
-            return frozenset(able)
+            members = {name: each.addresses for name, each in facts.items()}
         case "Disabled":
-            return frozenset()
+            members = {}
         case "Auto":
-            return frozenset(able - touched)
+            members = {name: _unserved(each, sessions.get(name, ())) for name, each in facts.items()}
+    return {name: addresses for name, addresses in members.items() if addresses}
+
+
+def _unserved(facts: NodeFacts, served: Iterable[str]) -> tuple[str, ...]:
+    """The node's addresses of families in which it keeps no session; `served` are the addresses of those it keeps."""
+    families = {family_of(address) for address in served}
+    return tuple(address for address in facts.addresses if family_of(address) not in families)
 
 
 def _peer_with_router(draft: _Draft, peer: BGPPeer, facts: NodeFacts) -> None:
@@ -109,15 +125,14 @@ def _peer_with_router(draft: _Draft, peer: BGPPeer, facts: NodeFacts) -> None:
 def _peer_with_nodes(draft: _Draft, peer: BGPPeer, chosen: list[NodeFacts], facts: Mapping[str, NodeFacts]) -> None:
     selector = peer.spec.peer_selector
     others = [each for each in facts.values() if selector is not None and selector.matches(each.node.metadata.labels)]
-    draft.touched |= {each.name for each in others}
     far = peer.spec.as_number or draft.configuration.as_number
     near = peer.spec.local_asn or draft.configuration.as_number
     for one, other in _pairs(chosen, others):
         shared = [(address, other.address_of(family_of(address))) for address in one.addresses]
         for address, opposite in shared:
             if opposite is not None:
-                _add(draft, peer, _Ends(one.name, opposite, far, address, near, other.name))
-                _add(draft, peer, _Ends(other.name, address, near, opposite, far, one.name))
+                here = _Ends(one.name, opposite, far, address, near, other.name)
+                _add(draft, peer, here, _Ends(other.name, address, near, opposite, far, one.name))
 
 
 def _pairs(some: Iterable[NodeFacts], others: Iterable[NodeFacts]) -> Iterator[tuple[NodeFacts, NodeFacts]]:
@@ -144,13 +159,18 @@ class _Ends:
     peer_node: str = ""
 
 
-def _add(draft: _Draft, peer: BGPPeer, ends: _Ends) -> None:
-    existing = draft.sessions[ends.node].get(ends.address)
-    if existing is not None:
-        what = f"{ends.address} is BGPPeer {existing.peer}'s"
-        draft.refused[peer.metadata.name].append(_refused(ends.node, Reason.ADDRESS_CONFLICT, what))
-    elif not peer.spec.shutdown:
-        draft.sessions[ends.node][ends.address] = _session(peer, ends, draft.configuration)
+def _add(draft: _Draft, peer: BGPPeer, *ends: _Ends) -> None:
+    """The session at all of its ends, or at none: a node would for ever call another one that does not answer."""
+    conflicts = [(each, draft.sessions[each.node].get(each.address)) for each in ends]
+    refused = [
+        _refused(each.node, Reason.ADDRESS_CONFLICT, f"{each.address} is BGPPeer {existing.peer}'s")
+        for each, existing in conflicts
+        if existing is not None
+    ]
+    draft.refused[peer.metadata.name] += refused
+    if not refused and not peer.spec.shutdown:
+        for each in ends:
+            draft.sessions[each.node][each.address] = _session(peer, each, draft.configuration)
 
 
 def _refused(node: str, reason: Reason, what: str) -> Refused:
@@ -188,7 +208,7 @@ def peer_verdict(peer: BGPPeer, peering: Peering) -> Verdict:
     if not selected:
         return refusal(Reason.NO_MATCHING_NODE, "spec.nodeSelector")
     if refused:
-        served = len(selected) - len({each.node for each in refused})
+        served = len(selected) - len({each.node for each in refused} & set(selected))
         words = "; ".join(each.message for each in refused[:4])
         more = f"; and {len(refused) - 4} more" if len(refused) > 4 else ""
         return Verdict(False, refused[0].reason, f"served on {served} of {len(selected)} nodes. {words}{more}")

@@ -7,6 +7,8 @@ import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from controller.api.bgppeer import BGPPeer
+from controller.api.ipblock import IPBlock
 from controller.api.ippool import IPPool
 from controller.api.ipreservation import IPReservation
 from controller.api.kubernetes import Namespace, Node
@@ -35,7 +37,7 @@ def refusal(reason: Reason, what: str) -> Verdict:
 
 def pool_verdicts(inventory: Inventory) -> dict[str, Verdict]:
     """A verdict for each pool, by name."""
-    holding = {block.spec.pool for block in inventory.blocks}
+    holding = pools_with_blocks(inventory)
     addresses = [
         (address, node.metadata.name)
         for node in inventory.nodes
@@ -51,6 +53,7 @@ def pool_verdicts(inventory: Inventory) -> dict[str, Verdict]:
             _overlap_with_pools(network, before)
             or _overlap_with_services(network, services)
             or _overlap_with_nodes(network, addresses)
+            or (None if name in holding else _overlap_with_peers(pool, network, inventory.peers))
             or _accepted(pool)
         )
         verdicts[name] = verdict
@@ -84,6 +87,36 @@ def _overlap_with_nodes(network: Network, addresses: Iterable[tuple[Address, str
     if other is None:
         return None
     return refusal(Reason.POOL_OVERLAPS_NODE, f"spec.cidr {network} contains {other[0]} of Node {other[1]}")
+
+
+def _overlap_with_peers(pool: IPPool, network: Network, peers: Iterable[BGPPeer]) -> Verdict | None:
+    """Pods would take the address of a router. A pool that is older than the BGPPeer loses nothing by a later object."""
+    for peer in peers:
+        address = address_of(peer.spec.address or "")
+        is_older = peer.metadata.age_key < pool.metadata.age_key
+        if address is not None and address in network and is_older:
+            what = f"spec.cidr {network} contains {address} of BGPPeer {peer.metadata.name}"
+            return refusal(Reason.POOL_OVERLAPS_PEER, what)
+    return None
+
+
+def pools_with_blocks(inventory: Inventory) -> frozenset[str]:
+    """Names of the pools that nodes hold blocks of."""
+    pools = {pool.metadata.name: pool for pool in inventory.pools}
+    return frozenset(b.spec.pool for b in inventory.blocks if is_of(b, pools.get(b.spec.pool)))
+
+
+def is_of(block: IPBlock, pool: IPPool | None) -> bool:
+    """Whether the block was carved from this pool, and not from an earlier one of the same name with another range or block size.
+
+    The range decides, not the UID: a pool that was deleted and applied again as it was takes its blocks over, and pods go on.
+    """
+    if pool is None or block.spec.pool != pool.metadata.name:
+        return False
+    network, around = network_of(block.spec.cidr), network_of(pool.spec.cidr)
+    has_size = network.prefixlen == pool.spec.effective_block_size
+    # A network inside another of its family overlaps it and is no shorter.
+    return has_size and around.overlaps(network) and around.prefixlen <= network.prefixlen
 
 
 def is_selecting(pool: IPPool, node: Node) -> bool:

@@ -128,7 +128,9 @@ def _mesh_sessions(
 ) -> list[Neighbour]:
     if not node.mesh:
         return []
-    own = {family_of(address): address for address in node.addresses}
+    # A node may be in the mesh with one family alone: its own entry says with which.
+    entry = next((member.addresses for member in cluster.mesh if member.node == node.node.name), ())
+    own = {family_of(address): address for address in entry if address in node.addresses}
     return [
         Neighbour(
             name=f"{MESH}/{member.node}/{address}",

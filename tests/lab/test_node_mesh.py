@@ -126,22 +126,20 @@ def test_what_a_pod_sends_out_of_the_cluster_goes_by_the_nodes_address(mesh: Lab
 def test_a_node_that_leaves_the_mesh_is_forgotten_by_the_others_and_comes_back(mesh: Lab) -> None:
     (*stay, leaver) = mesh.topology.node_names
     names = mesh.topology.node_names
-    # A BGPPeer that selects a node takes it out of the mesh (nodeMesh Auto), though nobody answers at this address.
-    away = body(
-        "BGPPeer",
-        "away",
-        nodeSelector={"matchLabels": {"kubernetes.io/hostname": leaver}},
-        address="10.10.0.250",
-        asNumber=65099,
-    )
+    # A node that keeps a BGPPeer's session of a family leaves that family's mesh (nodeMesh Auto), though nobody answers there.
+    selector = {"matchLabels": {"kubernetes.io/hostname": leaver}}
+    away = [
+        body("BGPPeer", f"away-{number}", nodeSelector=selector, address=address, asNumber=65099)
+        for number, address in enumerate(("10.10.0.250", "fd00:10:10::250"))
+    ]
     eventually(lambda: routes_are_the_blocks(mesh, names), 30, lambda: told(mesh, names))
     between = {node: ports(mesh, node, stay) for node in stay}
     try:
-        apply(mesh, away)
+        apply(mesh, *away)
         eventually(lambda: routes_are_the_blocks(mesh, tuple(stay)), 30, lambda: told(mesh, tuple(stay)))
         assert mesh.get("bgpconfiguration", "default")["status"]["meshMembers"] == len(stay)
     finally:
-        mesh.kubectl("delete", "bgppeer", "away")
+        mesh.kubectl("delete", "bgppeer", "away-0", "away-1", "--ignore-not-found")
     eventually(lambda: routes_are_the_blocks(mesh, names), 30, lambda: told(mesh, names))
     assert {node: ports(mesh, node, stay) for node in stay} == between, "sessions between those who stayed went on"
 

@@ -410,6 +410,9 @@ def reserved_of(sim: Simulation, family: int) -> list[str]:
 def act(sim: Simulation, step: str, number: int) -> None:
     name, pool = f"n{number}", POOLS[number % len(POOLS)]
     blocks = sim.blocks()
+    # An agent that has reported a block as released assigns nothing from it any more.
+    released = {uid for network in sim.all(NodeNetwork) for uid in network.status.released}
+    usable = sorted(b.spec.cidr for b in sim.all(IPBlock) if b.metadata.uid not in released)
     match step:
         case "add node" if (Node, name) not in sim.objects:
             sim.add_node(name, 11 + number, pods=20, rack=f"r{number % 2}")
@@ -423,8 +426,8 @@ def act(sim: Simulation, step: str, number: int) -> None:
             sim.delete_pool(pool[0])
         case "reserve":
             sim.reserve(f"r{number}", f"10.244.{number % 4}.{number * 16}/28")
-        case "use" if blocks:
-            sim.in_use[blocks[number % len(blocks)]] = number
+        case "use" if usable:
+            sim.in_use[usable[number % len(usable)]] = number
         case "free" if blocks:
             sim.in_use.pop(blocks[number % len(blocks)], None)
         case "wait":

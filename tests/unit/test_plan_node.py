@@ -150,6 +150,15 @@ def test_in_the_mesh_the_lower_address_waits_and_each_family_has_its_session() -
     ]
 
 
+def test_a_node_that_is_in_the_mesh_with_one_family_calls_nobody_over_the_other() -> None:
+    members = (CLUSTER.mesh[0], MeshMember(node="n1", addresses=(OWN[1],)), CLUSTER.mesh[2])
+    cluster = msgspec.structs.replace(CLUSTER, mesh=members)
+    shot = Snapshot(node=node(mesh=True), cluster=ClusterNetwork(metadata=Metadata(name="default"), spec=cluster))
+    planned = plan_node(shot, local())
+    assert planned is not None
+    assert [n.name for n in planned.desired.neighbours] == ["mesh/n0/fd00:10:10::11"]
+
+
 def test_a_session_of_a_peer_object_comes_before_the_mesh_session_to_the_same_address() -> None:
     session = SessionSpec(peer="direct", address="10.10.0.11", asn=64512, local_address=OWN[0], local_asn=64512)
     names = [n.name for n in plan(node(mesh=True, sessions=(session,))).desired.neighbours]

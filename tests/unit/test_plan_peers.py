@@ -64,7 +64,8 @@ def test_selected_nodes_and_no_others_get_the_session_of_a_router() -> None:
 
 def test_nodes_that_no_peer_selects_are_in_the_mesh_unless_configured_otherwise() -> None:
     sim = two_racks()
-    add_peer(sim, "tor0", node_selector=rack("r0"), address="10.10.0.1", as_number=65001, shutdown=True)
+    add_peer(sim, "tor0", node_selector=rack("r0"), address="10.10.0.1", as_number=65001)
+    add_peer(sim, "tor0-v6", node_selector=rack("r0"), address="fd00:10:10::1", as_number=65001)
     for mode, members in (("Auto", ["n2", "n3"]), ("Enabled", ["n0", "n1", "n2", "n3"]), ("Disabled", [])):
         spec = BGPConfigurationSpec(node_mesh=mode)  # type: ignore[arg-type]
         sim.put(BGPConfiguration(metadata=Metadata(name="default"), spec=spec))
@@ -72,6 +73,39 @@ def test_nodes_that_no_peer_selects_are_in_the_mesh_unless_configured_otherwise(
         assert [member.node for member in sim.get(ClusterNetwork, "default").spec.mesh] == members
         assert [n.metadata.name for n in sim.all(NodeNetwork) if n.spec.mesh] == members
         assert sim.get(BGPConfiguration, "default").status.mesh_members == len(members)
+
+
+def mesh(sim: Simulation) -> dict[str, tuple[str, ...]]:
+    return {member.node: member.addresses for member in sim.get(ClusterNetwork, "default").spec.mesh}
+
+
+def test_a_peer_of_one_family_leaves_its_nodes_in_the_mesh_of_the_other() -> None:
+    sim = two_racks()
+    add_peer(sim, "tor0", node_selector=rack("r0"), address="10.10.0.1", as_number=65001)
+    sim.settle()
+    assert mesh(sim)["n0"] == ("fd00:10:10::11",)
+    assert mesh(sim)["n2"] == ("10.10.0.13", "fd00:10:10::13")
+    assert sim.get(NodeNetwork, "n0").spec.mesh
+
+
+def test_a_peer_that_is_shut_down_or_refused_takes_no_node_out_of_the_mesh() -> None:
+    sim = two_racks()
+    add_peer(sim, "off", node_selector=rack("r0"), address="10.10.0.1", as_number=65001, shutdown=True)
+    add_peer(sim, "itself", address="10.10.0.13", as_number=65001, node_selector=rack("r1"))
+    sim.settle()
+    assert mesh(sim)["n0"] == ("10.10.0.11", "fd00:10:10::11")
+    assert mesh(sim)["n2"] == ("10.10.0.13", "fd00:10:10::13"), "refused there: the address is its own"
+    assert mesh(sim)["n3"] == ("fd00:10:10::14",), "served there"
+
+
+def test_a_session_between_nodes_exists_on_both_sides_or_on_none() -> None:
+    sim = two_racks()
+    add_peer(sim, "older", node_selector=rack("r0"), address="10.10.0.13", as_number=65001)
+    add_peer(sim, "between", node_selector=rack("r0"), peer_selector=rack("r1"))
+    sim.settle()
+    assert {s.address for s in sessions(sim, "n2")} == {"fd00:10:10::11", "fd00:10:10::12"}
+    assert sim.condition(BGPPeer, "between", "Accepted")[:2] == ("False", "AddressConflict")
+    assert {s.node for s in sessions(sim, "n3")} == {"n0", "n1"}
 
 
 def test_of_two_peers_with_one_address_on_a_node_the_older_is_served() -> None:

@@ -1,9 +1,13 @@
 """Which pools are accepted, and what nodes and namespaces they come to."""
 
+from typing import Any
+
 import msgspec
+import pytest
 from cluster_simulation import Simulation, with_metadata
 
-from controller.api import ClusterNetwork, IPPool, IPReservation, NodeNetwork
+from controller.api import BGPPeer, ClusterNetwork, IPPool, IPReservation, NodeNetwork
+from controller.api.bgppeer import BGPPeerSpec
 from controller.api.kubernetes import Namespace, ServiceCIDR, ServiceCIDRSpec
 from controller.api.objects import LabelSelector, Metadata
 
@@ -152,3 +156,70 @@ def test_identifiers_of_nodes_without_ipv4_are_derived_fixed_and_distinct() -> N
     again.add_node("n7", 18, families="6")
     again.settle()
     assert again.get(NodeNetwork, "n7").spec.router_id == identifiers["n7"]
+
+
+def test_a_pool_must_not_contain_the_address_of_an_older_peer() -> None:
+    sim = Simulation()
+    sim.add_node("n0", 11)
+    sim.put(BGPPeer(metadata=Metadata(name="tor"), spec=BGPPeerSpec(address="10.99.0.1", as_number=65001)))
+    sim.add_pool("around", "10.99.0.0/16")
+    sim.add_pool("beside", "10.98.0.0/16")
+    sim.settle()
+    status, reason, message = sim.condition(IPPool, "around", "Accepted")
+    assert (status, reason) == ("False", "OverlapsPeerAddress")
+    assert "spec.cidr 10.99.0.0/16 contains 10.99.0.1 of BGPPeer tor" in message
+    assert sim.blocks(pool="around") == []
+    assert sim.blocks(pool="beside")
+
+
+def test_a_pool_that_serves_loses_nothing_by_a_later_peer() -> None:
+    sim = Simulation()
+    sim.add_node("n0", 11)
+    sim.add_pool("around", "10.99.0.0/16")
+    sim.settle()
+    sim.put(BGPPeer(metadata=Metadata(name="tor"), spec=BGPPeerSpec(address="10.99.0.1", as_number=65001)))
+    sim.settle()
+    assert sim.condition(IPPool, "around", "Accepted")[0] == "True"
+
+
+def replaced(cidr: str, **spec: Any) -> Simulation:
+    """A pool that vanished with its blocks granted and used, and another one of its name."""
+    sim = Simulation()
+    sim.add_node("n0", 11)
+    sim.add_pool("p", "10.244.0.0/16", headroom=4)
+    sim.waiting["n0", "p"] = 1
+    sim.settle()
+    sim.in_use["10.244.0.0/26"] = 1
+    sim.remove(IPPool, "p")
+    sim.settle()
+    assert sim.blocks(state="Releasing") == ["10.244.0.0/26"]
+    sim.add_pool("p", cidr, headroom=4, **spec)
+    sim.settle()
+    return sim
+
+
+@pytest.mark.parametrize(("cidr", "spec"), [("10.250.0.0/16", {}), ("10.244.0.0/16", {"block_size": 28})])
+def test_blocks_of_a_deleted_pool_do_not_join_another_of_its_name(cidr: str, spec: dict[str, Any]) -> None:
+    sim = replaced(cidr, **spec)
+    assert sim.blocks(state="Releasing") == ["10.244.0.0/26"], "in use, so it stays, and goes once it is empty"
+    (fresh,) = sim.blocks(state="Active")
+    assert fresh != "10.244.0.0/26"
+    sim.in_use.clear()
+    sim.settle()
+    assert sim.blocks() == [fresh]
+
+
+def test_a_pool_that_is_applied_again_as_it_was_takes_its_blocks_over() -> None:
+    assert replaced("10.244.0.0/16").blocks(state="Active") == ["10.244.0.0/26"]
+
+
+def test_blocks_of_a_namesake_do_not_let_a_younger_pool_win() -> None:
+    sim = replaced("10.250.0.0/16")
+    early = sim.add_pool("early", "10.251.0.0/16")
+    sim.objects[IPPool, "early"] = with_metadata(early, creation_timestamp="2020-01-01T00:00:00Z")
+    sim.settle()
+    sim.remove(IPPool, "p")
+    sim.add_pool("p", "10.251.0.0/20", headroom=4)
+    sim.settle()
+    assert sim.condition(IPPool, "p", "Accepted")[:2] == ("False", "OverlapsPool")
+    assert "10.251.0.0/20" not in {pool.cidr for pool in sim.get(ClusterNetwork, "default").spec.pools}
