@@ -141,7 +141,7 @@ class Operator:
         lease = Lease(api, LEASE_NAME, options.namespace, identity, options.lease)
         self._term = Term(lease, self._on_begin, self._on_recovered)
         self._metrics.leader.set_function(lambda: float(self._term.may_write()))
-        applier = Applier(Writer(api, self._term.may_write), self._store, self._metrics)
+        applier = Applier(Writer(api, lambda: self._reconciler.is_plan_valid()), self._store, self._metrics)
         recorder = EventRecorder(api, CONTROLLER, identity)
         self._reconciler = Reconciler(api, self._store, applier, recorder, self._metrics)
         self._reconciler.may_write = self._term.may_write

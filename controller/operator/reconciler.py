@@ -51,6 +51,9 @@ class Reconciler:
         self._relist: set[type[Resource]] = set(store.kinds)
         self._told: set[Invalid] = set()
         self._took = 0.0
+        # Terms begun, and the one that the present plan was made in.
+        self._terms = 0
+        self._planned_in = 0
         self.memory = Memory(epoch="", unsettled_since=time.monotonic())
         self.may_write: Callable[[], bool] = lambda: False
         self.new_epoch: Callable[[], str] = lambda: ""
@@ -73,11 +76,19 @@ class Reconciler:
         self._dirty.set()
 
     def begin_term(self) -> None:
-        """This process writes from now on: everything is listed, and nothing granted until the agents have spoken."""
+        """This process writes from now on: everything is listed, and nothing granted until the agents have spoken.
+
+        A plan that is being written ends here: it stands on what was known in another term.
+        """
+        self._terms += 1
         self.memory = replace(
             self.memory, epoch=self.new_epoch(), unsettled_since=time.monotonic(), verified=frozenset()
         )
         self.relist_all()
+
+    def is_plan_valid(self) -> bool:
+        """Whether the present plan may be written: this process holds the Lease, and has without a gap since it was made."""
+        return self.may_write() and self._planned_in == self._terms
 
     async def run(self) -> None:
         """Never ends by itself; cancel it."""
@@ -117,6 +128,7 @@ class Reconciler:
             if not self.may_write() or not self._store.is_loaded:
                 return None
             started = time.monotonic()
+            self._planned_in = self._terms
             inventory = inventory_of(self._store)
             plan = operator_plan(inventory, self.memory, _moment())
             self._took = time.monotonic() - started
