@@ -14,8 +14,8 @@ log = logging.getLogger(__name__)
 class Term:
     """Keeps the Lease renewed. `on_begin` is called when it was won, and when the server lost what was written since.
 
-    A Lease that lapsed is won anew, however short the lapse was: somebody else may have written in it. `on_recovered` is called when
-    the server answers again after silence. `clock` is the one that the Lease counts in.
+    A Lease that lapsed is won anew, however short the lapse was: somebody else may have written in it. `on_recovered` is called
+    when the server answers again after silence. `clock` is the one that the Lease counts in.
     """
 
     def __init__(

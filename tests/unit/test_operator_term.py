@@ -17,11 +17,11 @@ from controller.kube.events import EventRecorder
 from controller.kube.lease import Lease, LeaseTerms, read_lease_clock
 from controller.kube.resources import LEASES, collection_of
 from controller.kube.store import Store
-from controller.kube.writer import Fenced, Writer
-from controller.operator.applying import Applier
+from controller.kube.writer import Fenced
 from controller.operator.health import Metrics
 from controller.operator.inventory import WATCHED
 from controller.operator.reconciler import Reconciler
+from controller.operator.telling import Teller
 from controller.operator.term import Term
 
 # Renewals come every few milliseconds of real time; the clock that the Lease counts in is the test's.
@@ -98,9 +98,8 @@ def test_a_plan_of_a_lapsed_term_is_not_written_in_the_next_one() -> None:
     api.put(collection_of(Node), {"metadata": {"name": "node"}, "status": {"conditions": [READY]}})
     store = Store(WATCHED)
     metrics = Metrics()
-    writer = Writer(cast(Api, api), lambda: reconciler.is_plan_valid())
     recorder = EventRecorder(cast(Api, api), "podroute.dev/operator", "one")
-    reconciler = Reconciler(cast(Api, api), store, Applier(writer, store, metrics), recorder, metrics)
+    reconciler = Reconciler(cast(Api, api), store, Teller(cast(Api, api), recorder, lambda: True), metrics)
     epochs = iter(("first", "second"))
     reconciler.may_write, reconciler.new_epoch = lambda: True, lambda: next(epochs)
     lists_at_lapse: list[int] = []
