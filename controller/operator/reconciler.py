@@ -167,7 +167,11 @@ class Reconciler:
 
     async def _list_again(self, kinds: set[type[Resource]]) -> None:
         wanted = sorted(kinds, key=lambda kind: kind.__name__)
-        await asyncio.gather(*(self._list(kind) for kind in wanted))
+        # All have ended before the first error is raised: a list left running would meet the next one of its kind.
+        results = await asyncio.gather(*(self._list(kind) for kind in wanted), return_exceptions=True)
+        error = next((result for result in results if isinstance(result, BaseException)), None)
+        if error is not None:
+            raise error
 
     async def _list(self, kind: type[Resource]) -> None:
         self._relist.discard(kind)
