@@ -72,7 +72,6 @@ class Reason(StrEnum):
         "another Node has the same InternalIP; the older one keeps it",
         "give the nodes distinct --node-ip addresses",
     )
-    NODE_GONE = "NodeGone", "the Node was deleted; its blocks are kept for the grace period", "re-create the Node"
     BLOCK_CONFLICT = (
         "BlockConflict",
         "a node uses a block that belongs to another node",

@@ -203,7 +203,7 @@ def _refuse_status(asked: str, status: Mapping[str, Any], retry_after: str = "")
     }
     if code == 429 or code >= 500 or code == 408:
         wait = (status.get("details") or {}).get("retryAfterSeconds") or retry_after
-        raise errors.Unavailable(asked, said, float(wait) if str(wait).isdigit() else 0.0)
+        raise errors.Troubled(asked, said, float(wait) if str(wait).isdigit() else 0.0)
     raise by_code.get(code, errors.Refused)(asked, f"{said} [{code}]")
 
 

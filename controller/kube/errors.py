@@ -2,7 +2,8 @@
 
     KubeError
     ├── NotConfigured      no kubeconfig and no service account, or one that does not parse
-    ├── Unavailable        no answer, or one that asks to come back later (timeouts, 429, 5xx)
+    ├── Unavailable        no answer, or none that can be used (timeouts, broken connections)
+    │   └── Troubled       an answer that says not now, or that the server failed at this request (408, 429, 5xx)
     └── Refused            the server said no
         ├── Unauthorized   401: the token is not (or no longer) valid
         ├── Forbidden      403: RBAC or an admission policy
@@ -39,6 +40,10 @@ class Unavailable(KubeError):
     def __init__(self, asked: str, said: str, retry_after: float = 0.0) -> None:
         super().__init__(asked, said)
         self.retry_after = retry_after
+
+
+class Troubled(Unavailable):
+    """The server is there, but failed at this one request, or wants it later: others may well go through."""
 
 
 class Refused(KubeError):

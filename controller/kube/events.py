@@ -31,23 +31,24 @@ class EventRecorder:
         return now - self._said.get(note, -REPEAT_SECONDS) >= REPEAT_SECONDS
 
     async def record(self, note: Note, now: float, wall: datetime) -> None:
-        """Says `note` unless it was said lately. `wall` is the time that the Event shows."""
+        """Says `note` unless it was said lately, at `wall` as the Event shows. Raises KubeError; then it was not said."""
         if not self.is_due(note, now):
             return
         self._forget(now)
-        self._said[note] = now
-        self._counts[note] = self._counts.get(note, 0) + 1
+        count = self._counts.get(note, 0) + 1
         body = event_body(note, self._controller, self._instance, wall)
         try:
             await self._api.create(EVENTS, body, namespace="default")
         except AlreadyExists:
-            series = {"count": self._counts[note] + 1, "lastObservedTime": _micro(wall)}
+            series = {"count": count + 1, "lastObservedTime": _micro(wall)}
             patch = {"metadata": {"name": body["metadata"]["name"]}, "series": series}
             try:
                 await self._api.patch(EVENTS, patch, namespace="default")
             except NotFound:
                 # It expired between the two requests; the next repeat creates it anew.
-                self._said.pop(note, None)
+                return
+        self._said[note] = now
+        self._counts[note] = count
 
     def _forget(self, now: float) -> None:
         old = [note for note, said in self._said.items() if now - said > 10 * REPEAT_SECONDS]

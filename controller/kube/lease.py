@@ -1,9 +1,11 @@
 """The Lease that says which operator writes (coordination.k8s.io/v1): the first of two fences; creating an IPBlock is the second.
 
 As in client-go's leader election, clocks of machines are never compared: somebody else's Lease has run out once it has not changed
-for its duration on our own monotonic clock. The holder stops writing before others may take over. Called by the operator.
+for its duration on our own clock, which goes on while the machine is suspended. The holder stops writing before others may take
+over. Called by the operator.
 """
 
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +14,11 @@ import msgspec
 from controller.kube.client import Api
 from controller.kube.errors import AlreadyExists, Conflict, NotFound
 from controller.kube.resources import LEASES
+
+
+def read_lease_clock() -> float:
+    """Seconds that are never set back, and that count while the machine sleeps: the others' clocks go on then, too."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class LeaseTerms(msgspec.Struct, frozen=True):
@@ -42,8 +49,13 @@ class Lease:
         self.has_lost_history = False
 
     def is_held(self, now: float) -> bool:
-        """Whether this process may write at `now` (monotonic seconds)."""
-        return self._renewed is not None and now - self._renewed < self.terms.trusted
+        """Whether this process may write at `now` (seconds of `read_lease_clock`)."""
+        return now < self.trusted_until
+
+    @property
+    def trusted_until(self) -> float:
+        """When the Lease ends for this process, unless it is renewed before."""
+        return float("-inf") if self._renewed is None else self._renewed + self.terms.trusted
 
     async def renew(self, now: float, wall: datetime) -> bool:
         """Takes or renews the Lease, if that is allowed; the answer is `is_held`. Raises KubeError if the server can't be asked.
@@ -82,10 +94,6 @@ class Lease:
             return
         raw["spec"] = {**self._spec(wall, int(raw["spec"].get("leaseTransitions") or 0), None), "holderIdentity": ""}
         await self._api.replace(LEASES, raw, self._namespace)
-
-    def drop(self) -> None:
-        """Stops writing at once, without telling anybody."""
-        self._renewed = None
 
     async def _create(self, now: float, wall: datetime) -> bool:
         metadata = {"name": self._name, "namespace": self._namespace}

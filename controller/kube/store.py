@@ -44,14 +44,21 @@ class Shelf(Generic[R]):
         self.invalid: dict[str, Invalid] = {}
         self.is_loaded = False
         self.highest = 0
+        # The version of the newest list: what it did not show, and is not newer than it, is no more.
+        self._listed = 0
         self._versions: dict[str, int] = {}
         self._graves: dict[str, int] = {}
 
     def replace(self, raws: Iterable[Mapping[str, Any]], version: int, since: int) -> Change:
         """The list `raws`, as of `version`, takes the place of everything; `since` is `highest` when it was asked for."""
         listed = {key_of(raw): raw for raw in raws}
-        rewound = version < since or any(self._is_older(key, raw, since) for key, raw in listed.items())
+        rewound = version < since or any(
+            self._is_older(key, raw, since)
+            or (version >= self._listed and key not in self._graves and self._is_ghost(key, raw))
+            for key, raw in listed.items()
+        )
         if rewound:
+            self._listed = 0
             self._versions.clear()
             self._graves.clear()
             self.highest = 0
@@ -60,6 +67,7 @@ class Shelf(Generic[R]):
             gone |= {key for key in (*self.objects, *self.invalid) if key not in listed}
         changed = {key for key, raw in listed.items() if self._put(key, raw)}
         removed = {key for key in gone if self._drop(key)}
+        self._listed = max(self._listed, version)
         self._graves = {key: grave for key, grave in self._graves.items() if grave > version}
         self.highest = max(self.highest, version)
         self.is_loaded = True
@@ -68,6 +76,10 @@ class Shelf(Generic[R]):
     def _is_older(self, key: str, raw: Mapping[str, Any], since: int) -> bool:
         """Whether the list shows an older version of an object than was known when it was asked for: no honest server does."""
         return version_of(raw) < self._versions.get(key, 0) <= since
+
+    def _is_ghost(self, key: str, raw: Mapping[str, Any]) -> bool:
+        """Whether the newest list should have shown this version, and did not: late news of what is gone, or a restored backup."""
+        return key not in self._versions and version_of(raw) <= self._listed
 
     def apply(self, raw: Mapping[str, Any], *, is_delete: bool) -> Change:
         """One event. An older one than what is known changes nothing."""
@@ -87,7 +99,7 @@ class Shelf(Generic[R]):
 
     def _put(self, key: str, raw: Mapping[str, Any]) -> bool:
         version = version_of(raw)
-        if version < max(self._versions.get(key, 0), self._graves.get(key, 0)):
+        if version < max(self._versions.get(key, 0), self._graves.get(key, 0)) or self._is_ghost(key, raw):
             return False
         is_news = version != self._versions.get(key)
         self.highest = max(self.highest, version)

@@ -12,16 +12,18 @@ from typing import Any
 from controller.api.ipblock import IPBlock
 from controller.api.objects import Resource
 from controller.kube.client import Raw
-from controller.kube.errors import Conflict, KubeError, NotFound, Unavailable
+from controller.kube.errors import Conflict, KubeError, NotFound, Troubled, Unavailable
 from controller.kube.store import Store, WatchEvent
 from controller.kube.writer import Fenced, Writer
 from controller.operator.health import Metrics
 from controller.plan.operator import OperatorPlan
+from controller.plan.pools import FINALIZER
 
 log = logging.getLogger(__name__)
 
 PARALLEL = 16
-# Seconds between two writes of a status in which only counts differ.
+# Seconds between two writes of one object's status: of any, and of one in which only counts differ.
+STATUS_SECONDS = 1.0
 COUNT_SECONDS = 2.0
 LONGEST_PENALTY = 60.0
 
@@ -37,21 +39,22 @@ class Applier:
         self._metrics = metrics
         self._failures: dict[Key, int] = {}
         self._not_before: dict[Key, float] = {}
-        self._counted: dict[Key, float] = {}
+        self._status_written: dict[Key, float] = {}
         self._slots = asyncio.Semaphore(PARALLEL)
         self.wake_at: float | None = None
 
     async def apply(self, plan: OperatorPlan) -> bool:
-        """Carries out the plan; gives whether the Store knows more now. Raises Unavailable and Fenced: then no write will do."""
+        """Carries out the plan; gives whether the Store knows more now.
+
+        Blocks come first, then what lists them, then what people read. A pool's `Accepted` needs no place before the grants: they
+        are planned only once the Store has it, from the server's own answer. Raises Unavailable if the server does not answer at
+        all, and Fenced: then no write will do.
+        """
         self.wake_at = None
         blocks, others = _split(plan.creates)
         block_updates, other_updates = _split(plan.updates)
         block_deletes, other_deletes = _split(plan.deletes)
         has_news = [
-            await self._stage(
-                [(("status", each), self._writer.replace_status) for each in plan.statuses if self._is_due(each)]
-            ),
-            await self._stage([(("finalizers", each), self._finalize) for each in plan.finalizers]),
             await self._stage(
                 [
                     *((("create", each), self._writer.create) for each in blocks),
@@ -65,6 +68,10 @@ class Applier:
                     *((("update", each), self._writer.replace) for each in other_updates),
                     *((("delete", each), self._delete) for each in other_deletes),
                 ]
+            ),
+            await self._stage([(("finalizers", each), self._finalize) for each in plan.finalizers]),
+            await self._stage(
+                [(("status", each), self._writer.replace_status) for each in plan.statuses if self._is_due(each)]
             ),
         ]
         return any(has_news)
@@ -93,31 +100,41 @@ class Applier:
             return False
         try:
             raw = await write(body)
-        except (Unavailable, Fenced):
+        except Fenced:
             raise
         except (Conflict, NotFound) as error:
             # Somebody else was first, or the object is gone: see what there is now, and decide anew.
             self._put_off(key, now, error)
-            await self._refresh(kind, name)
-            return True
+            return await self._refresh(key, kind, name)
         except KubeError as error:
+            if isinstance(error, Unavailable) and not isinstance(error, Troubled):
+                raise
             self._put_off(key, now, error)
             return False
         self._failures.pop(key, None)
         self._not_before.pop(key, None)
         self._metrics.writes.labels(verb, kind.__name__).inc()
+        if verb == "status":
+            self._status_written[key] = now
         if raw is None:
             self._store.forget(kind, name)
         else:
             self._store.apply(WatchEvent(kind, raw))
         return True
 
-    async def _refresh(self, kind: type[Resource], name: str) -> None:
-        raw = await self._writer.read(kind, name)
+    async def _refresh(self, key: Key, kind: type[Resource], name: str) -> bool:
+        try:
+            raw = await self._writer.read(kind, name)
+        except KubeError as error:
+            if isinstance(error, Unavailable) and not isinstance(error, Troubled):
+                raise
+            self._put_off(key, time.monotonic(), error)
+            return False
         if raw is None:
             self._store.forget(kind, name)
         else:
             self._store.apply(WatchEvent(kind, raw))
+        return True
 
     def _put_off(self, key: Key, now: float, error: KubeError) -> None:
         """Later again, each time twice as late; only a first conflict is normal, and decided anew at once."""
@@ -127,39 +144,40 @@ class Applier:
             log.info("%s of %s %s: %s", *key, error)
             return
         log.warning("%s of %s %s failed, %d times so far: %s", *key, failures, error)
-        self._not_before[key] = now + min(LONGEST_PENALTY, 0.05 * 2.0**failures)
+        asked_for = error.retry_after if isinstance(error, Unavailable) else 0.0
+        self._not_before[key] = now + max(asked_for, min(LONGEST_PENALTY, 0.05 * 2.0 ** min(failures, 16)))
         self._wake(self._not_before[key])
 
     async def _finalize(self, pool: Resource) -> Raw:
-        metadata = pool.metadata
+        """Adds or removes our finalizer, and leaves those of others as they are in the version that this write is for."""
+        known = self._store.get(type(pool), pool.metadata.name)
+        latest = (pool if known is None else known).metadata
+        finalizers = [each for each in latest.finalizers if each != FINALIZER]
+        if FINALIZER in pool.metadata.finalizers:
+            finalizers.append(FINALIZER)
         wanted = {
-            "name": metadata.name,
-            "uid": metadata.uid,
-            "resourceVersion": self._latest_version(pool),
-            "finalizers": list(metadata.finalizers),
+            "name": pool.metadata.name,
+            "uid": pool.metadata.uid,
+            "resourceVersion": latest.resource_version,
+            "finalizers": finalizers,
         }
         return await self._writer.set_finalizers(type(pool), wanted)
-
-    def _latest_version(self, body: Resource) -> str:
-        """The version after our own write of its status a moment ago, if there was one."""
-        known = self._store.get(type(body), body.metadata.name)
-        return known.metadata.resource_version if known is not None else body.metadata.resource_version
 
     async def _delete(self, body: Resource) -> None:
         metadata = body.metadata
         await self._writer.delete(type(body), metadata.name, metadata.uid, metadata.resource_version)
 
     def _is_due(self, body: Resource) -> bool:
-        """Whether a status is to be written now: conditions at once, mere counts every other second."""
-        key = ("count", type(body).__name__, body.metadata.name)
-        now = time.monotonic()
-        due = self._counted.get(key, -COUNT_SECONDS) + COUNT_SECONDS
+        """Whether a status is to be written now: a change after a quiet time at once, then no faster than people can read."""
         known = self._store.get(type(body), body.metadata.name)
-        only_counts = known is not None and _conditions(known) == _conditions(body)
-        if only_counts and now < due:
+        if known is None or known.metadata.resource_version != body.metadata.resource_version:
+            # This pass, or somebody else, has written the object since it was looked at: the next plan is about what it is now.
+            return False
+        least = COUNT_SECONDS if _conditions(known) == _conditions(body) else STATUS_SECONDS
+        due = self._status_written.get(("status", type(body).__name__, body.metadata.name), -least) + least
+        if time.monotonic() < due:
             self._wake(due)
             return False
-        self._counted[key] = now
         return True
 
     def _wake(self, at: float) -> None:

@@ -2,7 +2,7 @@
 
 kopf is the event source and nothing more: it sets no finalizer and no annotation, and patches nothing. Its handlers hand every
 event on. It does not tell which objects vanished while its watch was broken, so each time that it lists again, this is told, too,
-and the reconciler lists for itself. Called by `controller.operator.main`.
+once a kind, and the reconciler lists for itself. Called by `controller.operator.main`.
 """
 
 import asyncio
@@ -26,6 +26,30 @@ log = logging.getLogger(__name__)
 
 # Seconds before kopf is started again after it ended with an error.
 RESTART_SECONDS = 2.0
+# kopf hands a list on object by object: it has ended once none came for this long.
+QUIET_SECONDS = 0.3
+
+
+class ListEnds:
+    """Makes one call of `on_end` for each kind out of the many objects of a list. Lives in kopf's event loop.
+
+    The call comes after the last object, so that the reconciler's own list is later than kopf's, and once for all of them.
+    """
+
+    def __init__(self, on_end: Callable[[type[Resource]], None], quiet_seconds: float = QUIET_SECONDS) -> None:
+        self._on_end = on_end
+        self._quiet_seconds = quiet_seconds
+        self._timers: dict[type[Resource], asyncio.TimerHandle] = {}
+
+    def on_listed(self, kind: type[Resource]) -> None:
+        """An object of `kind` came from a list."""
+        if (timer := self._timers.pop(kind, None)) is not None:
+            timer.cancel()
+        self._timers[kind] = asyncio.get_running_loop().call_later(self._quiet_seconds, self._end, kind)
+
+    def _end(self, kind: type[Resource]) -> None:
+        self._timers.pop(kind, None)
+        self._on_end(kind)
 
 
 class Feed:
@@ -98,19 +122,20 @@ class Feed:
 
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
+        ends = ListEnds(self._on_relist)
         kopf.on.login(registry=registry)(self._login)
         for kind in self._kinds:
             collection = collection_of(kind)
             # kopf knows the core group by the name "" with version "v1".
             kopf.on.event(
                 collection.group, collection.version, collection.plural, registry=registry, id=collection.plural
-            )(self._handler(kind))
+            )(self._handler(kind, ends))
         return registry
 
-    def _handler(self, kind: type[Resource]) -> Callable[..., Any]:
+    def _handler(self, kind: type[Resource], ends: ListEnds) -> Callable[..., Any]:
         async def on_event(event: kopf.RawEvent, **_: Any) -> None:
             if event["type"] is None:
-                self._on_relist(kind)
+                ends.on_listed(kind)
             self._on_event(WatchEvent(kind, dict(event["object"]), is_delete=event["type"] == "DELETED"))
 
         return on_event

@@ -18,12 +18,11 @@ from controller.kube.events import EventRecorder
 from controller.kube.lease import Lease, LeaseTerms
 from controller.kube.resources import collection_of
 from controller.kube.store import Store, WatchEvent
-from controller.kube.writer import Writer
-from controller.operator.applying import Applier
 from controller.operator.feed import Feed
 from controller.operator.health import HealthServer, Metrics
 from controller.operator.inventory import WATCHED
 from controller.operator.reconciler import Reconciler
+from controller.operator.telling import Teller
 from controller.operator.term import Term
 
 log = logging.getLogger(__name__)
@@ -141,9 +140,8 @@ class Operator:
         lease = Lease(api, LEASE_NAME, options.namespace, identity, options.lease)
         self._term = Term(lease, self._on_begin, self._on_recovered)
         self._metrics.leader.set_function(lambda: float(self._term.may_write()))
-        applier = Applier(Writer(api, self._term.may_write), self._store, self._metrics)
-        recorder = EventRecorder(api, CONTROLLER, identity)
-        self._reconciler = Reconciler(api, self._store, applier, recorder, self._metrics)
+        self._teller = Teller(api, EventRecorder(api, CONTROLLER, identity), self._term.may_write)
+        self._reconciler = Reconciler(api, self._store, self._teller, self._metrics)
         self._reconciler.may_write = self._term.may_write
         self._reconciler.new_epoch = lambda: secrets.token_hex(4)
         self._reconciler.memory = replace(self._reconciler.memory, settle_seconds=options.settle_seconds)
@@ -193,6 +191,7 @@ class Operator:
     def _parts(self, feed: Feed) -> Iterator[tuple[str, Coroutine[None, None, None]]]:
         yield "lease", self._term.run()
         yield "reconciler", self._reconcile(feed)
+        yield "teller", self._teller.run()
         yield "relist", self._relist()
         if self._options.metrics_address:
             host, _, port = self._options.metrics_address.rpartition(":")

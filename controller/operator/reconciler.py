@@ -6,24 +6,23 @@ Everything else only marks what is dirty: watches, the Lease, timers. Called by 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from controller.api.ipblock import IPBlock
 from controller.api.ippool import IPPool
 from controller.api.nodenetwork import NodeNetwork
-from controller.api.objects import Invalid, Resource
-from controller.api.reasons import Reason
+from controller.api.objects import Resource
 from controller.kube.client import Api
-from controller.kube.errors import Conflict, KubeError, NotFound, Unavailable
-from controller.kube.events import EventRecorder
+from controller.kube.errors import KubeError, Unavailable
 from controller.kube.resources import collection_of
 from controller.kube.store import Store, WatchEvent
-from controller.kube.writer import Fenced
+from controller.kube.writer import Fenced, Writer
 from controller.operator.applying import Applier
 from controller.operator.health import Metrics
-from controller.operator.inventory import BY_USERS, inventory_of
+from controller.operator.inventory import inventory_of
+from controller.operator.telling import Teller
 from controller.plan.inventory import Memory, Moment
 from controller.plan.operator import OperatorPlan, operator_plan, silent_nodes
 
@@ -41,16 +40,18 @@ MOST_PASSES = 12
 class Reconciler:
     """Owns the Store and the Memory. All methods are called in its event loop."""
 
-    def __init__(self, api: Api, store: Store, applier: Applier, recorder: EventRecorder, metrics: Metrics) -> None:
+    def __init__(self, api: Api, store: Store, teller: Teller, metrics: Metrics) -> None:
         self._api = api
         self._store = store
-        self._applier = applier
-        self._recorder = recorder
+        self._applier = Applier(Writer(api, self.is_plan_valid), store, metrics)
+        self._teller = teller
         self._metrics = metrics
         self._dirty = asyncio.Event()
         self._relist: set[type[Resource]] = set(store.kinds)
-        self._told: set[Invalid] = set()
         self._took = 0.0
+        # Terms begun, and the one that the present plan was made in.
+        self._terms = 0
+        self._planned_in = 0
         self.memory = Memory(epoch="", unsettled_since=time.monotonic())
         self.may_write: Callable[[], bool] = lambda: False
         self.new_epoch: Callable[[], str] = lambda: ""
@@ -73,11 +74,20 @@ class Reconciler:
         self._dirty.set()
 
     def begin_term(self) -> None:
-        """This process writes from now on: everything is listed, and nothing granted until the agents have spoken."""
+        """This process writes from now on: everything is listed, and nothing granted until the agents have spoken.
+
+        A plan that is being written ends here: it stands on what was known in another term.
+        """
+        self._terms += 1
+        self._teller.forget()
         self.memory = replace(
             self.memory, epoch=self.new_epoch(), unsettled_since=time.monotonic(), verified=frozenset()
         )
         self.relist_all()
+
+    def is_plan_valid(self) -> bool:
+        """Whether the present plan may be written: this process holds the Lease, and has without a gap since it was made."""
+        return self.may_write() and self._planned_in == self._terms
 
     async def run(self) -> None:
         """Never ends by itself; cancel it."""
@@ -117,6 +127,7 @@ class Reconciler:
             if not self.may_write() or not self._store.is_loaded:
                 return None
             started = time.monotonic()
+            self._planned_in = self._terms
             inventory = inventory_of(self._store)
             plan = operator_plan(inventory, self.memory, _moment())
             self._took = time.monotonic() - started
@@ -126,7 +137,7 @@ class Reconciler:
                 await self._verify(plan)
                 continue
             has_news = await self._applier.apply(plan)
-            await self._say(plan)
+            self._teller.offer(plan.notes, self._store.invalid())
             if not has_news:
                 break
         else:
@@ -156,7 +167,11 @@ class Reconciler:
 
     async def _list_again(self, kinds: set[type[Resource]]) -> None:
         wanted = sorted(kinds, key=lambda kind: kind.__name__)
-        await asyncio.gather(*(self._list(kind) for kind in wanted))
+        # All have ended before the first error is raised: a list left running would meet the next one of its kind.
+        results = await asyncio.gather(*(self._list(kind) for kind in wanted), return_exceptions=True)
+        error = next((result for result in results if isinstance(result, BaseException)), None)
+        if error is not None:
+            raise error
 
     async def _list(self, kind: type[Resource]) -> None:
         self._relist.discard(kind)
@@ -173,43 +188,6 @@ class Reconciler:
             self.begin_term()
             self._relist.discard(kind)
             self.on_rewound()
-
-    async def _say(self, plan: OperatorPlan) -> None:
-        now, wall = time.monotonic(), datetime.now(UTC)
-        for note in plan.notes:
-            if self._recorder.is_due(note, now):
-                log.warning("%s %s: %s", note.kind, note.name, note.message)
-                await self._try(self._recorder.record(note, now, wall), f"Event about {note.name}")
-        for invalid in self._store.invalid():
-            if invalid not in self._told:
-                self._told.add(invalid)
-                log.error("%s %s: %s: %s", invalid.kind, invalid.name, invalid.field, invalid.message)
-                await self._try(self._refuse(invalid), f"status of {invalid.kind} {invalid.name}")
-
-    async def _try(self, write: Awaitable[None], what: str) -> None:
-        try:
-            await write
-        except (Conflict, NotFound) as error:
-            log.info("%s: %s", what, error)
-        except Unavailable:
-            raise
-        except KubeError as error:
-            log.warning("%s: %s", what, error)
-
-    async def _refuse(self, invalid: Invalid) -> None:
-        """An object that does not decode says so itself."""
-        kind = next((kind for kind in BY_USERS if kind.__name__ == invalid.kind), None)
-        if kind is None:
-            return
-        condition = {
-            "type": "Accepted",
-            "status": "False",
-            "reason": Reason.INVALID,
-            "message": f"{invalid.field}: {invalid.message}; {Reason.INVALID.remedy}",
-            "lastTransitionTime": _moment().stamp,
-        }
-        body = {"metadata": {"name": invalid.name}, "status": {"conditions": [condition]}}
-        await self._api.patch(collection_of(kind), body, subresource="status")
 
 
 def _moment() -> Moment:

@@ -2,12 +2,11 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 from controller.kube.errors import KubeError
-from controller.kube.lease import Lease
+from controller.kube.lease import Lease, read_lease_clock
 
 log = logging.getLogger(__name__)
 
@@ -15,25 +14,40 @@ log = logging.getLogger(__name__)
 class Term:
     """Keeps the Lease renewed. `on_begin` is called when it was won, and when the server lost what was written since.
 
-    `on_recovered` is called when the server answers again after silence.
+    A Lease that lapsed is won anew, however short the lapse was: somebody else may have written in it. `on_recovered` is called
+    when the server answers again after silence. `clock` is the one that the Lease counts in.
     """
 
-    def __init__(self, lease: Lease, on_begin: Callable[[], None], on_recovered: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        lease: Lease,
+        on_begin: Callable[[], None],
+        on_recovered: Callable[[], None],
+        clock: Callable[[], float] = read_lease_clock,
+    ) -> None:
         self._lease = lease
+        self._clock = clock
         self._on_begin = on_begin
         self._on_recovered = on_recovered
         self._is_silent = False
 
     def may_write(self) -> bool:
         """Whether this process may write now."""
-        return self._lease.is_held(time.monotonic())
+        return self._lease.is_held(self._clock())
 
     async def run(self) -> None:
         """Never ends by itself; cancel it, then `end`."""
         was_held = False
         while True:
+            trusted_until = self._lease.trusted_until
             held = await self._renewed(was_held)
-            if held and not was_held:
+            # Nothing is awaited between the renewal and this: no write can slip in before the new term has begun.
+            has_lapsed = was_held and self._clock() >= trusted_until
+            if has_lapsed:
+                log.warning(
+                    "the Lease lapsed before it was renewed: everything is read anew before anything is written"
+                )
+            if held and (has_lapsed or not was_held):
                 log.info("this operator writes now: it holds the Lease")
                 self._on_begin()
             elif held and self._lease.has_lost_history:
@@ -56,7 +70,7 @@ class Term:
         try:
             # A server that is just starting, or half gone, may keep a request for long: better ask again than lose the Lease.
             async with asyncio.timeout(max(1.0, self._lease.terms.renew)):
-                held = await self._lease.renew(time.monotonic(), datetime.now(UTC))
+                held = await self._lease.renew(self._clock(), datetime.now(UTC))
         except (KubeError, TimeoutError) as error:
             if not self._is_silent:
                 log.warning("the Lease can't be renewed: %s", str(error) or "no answer in time")
@@ -71,6 +85,6 @@ class Term:
     async def end(self) -> None:
         """Gives the Lease up, so that the next operator starts at once."""
         try:
-            await self._lease.release(time.monotonic(), datetime.now(UTC))
+            await self._lease.release(self._clock(), datetime.now(UTC))
         except KubeError as error:
             log.warning("the Lease was not given up, it runs out by itself: %s", error)

@@ -1,12 +1,16 @@
 """The manifests against a real API server: who may write what, with tokens as operator and agents have them."""
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from apiserver_world import REPOSITORY, World, wait_for
+from echo_agents import EchoAgents
+from test_apiserver_operator import POOL4, OperatorProcess, add_nodes, condition, node, settled
 
 pytestmark = [pytest.mark.root]
 
@@ -16,7 +20,7 @@ BLOCK = {
     "metadata": {"name": "10-244-0-0-26"},
     "spec": {"cidr": "10.244.0.0/26", "pool": "v4", "node": {"name": "n0"}},
 }
-STATUS = json.dumps({"status": {"epoch": "7"}})
+STATUS = {"status": {"epoch": "7"}}
 
 
 class Accounts:
@@ -58,8 +62,15 @@ def accounts(installed: World) -> Iterator[Accounts]:
 
 
 def _denied(accounts: Accounts, config: str, node: str) -> str:
-    command = ["patch", "nodenetwork", node, "--subresource=status", "--type=merge", "-p", STATUS]
-    return accounts.world.attempt(config, *command).stderr
+    return _write(accounts.world, config, node, STATUS, "--subresource=status").stderr
+
+
+def _write(
+    world: World, config: str, node: str, part: dict[str, Any], *options: str
+) -> subprocess.CompletedProcess[str]:
+    """Writes a NodeNetwork as the agent does: the whole object, in the version that is there."""
+    text = json.dumps({**world.get("nodenetwork", node), **part})
+    return world.attempt(config, "replace", *options, "-f", "-", text=text)
 
 
 def test_the_manifests_apply_twice_and_the_second_time_change_nothing(installed: World) -> None:
@@ -70,14 +81,15 @@ def test_the_manifests_apply_twice_and_the_second_time_change_nothing(installed:
 
 def test_an_agent_writes_the_status_of_its_own_node_and_nothing_else(accounts: Accounts) -> None:
     own = accounts.agent("n0")
-    patch = ["patch", "nodenetwork", "n0", "--type=merge", "-p"]
-    accounts.world.kubectl(own, *patch, STATUS, "--subresource=status")
+    written = _write(accounts.world, own, "n0", STATUS, "--subresource=status")
+    assert written.returncode == 0, written.stderr
     assert accounts.world.get("nodenetwork", "n0")["status"]["epoch"] == "7"
-    refused = accounts.world.refused(
-        own, "patch", "nodenetwork", "n1", "--type=merge", "-p", STATUS, "--subresource=status"
-    )
-    assert "the NodeNetwork of its own node only" in refused
-    assert "forbidden" in accounts.world.refused(own, *patch, json.dumps({"spec": {"epoch": "8"}})).lower()
+    refused = _write(accounts.world, own, "n1", STATUS, "--subresource=status")
+    assert refused.returncode != 0
+    assert "the NodeNetwork of its own node only" in refused.stderr
+    other = _write(accounts.world, own, "n0", {"spec": {"node": {"name": "n0"}, "epoch": "8"}})
+    assert other.returncode != 0
+    assert "forbidden" in other.stderr.lower()
     assert "forbidden" in accounts.world.refused(own, "delete", "nodenetwork", "n0").lower()
 
 
@@ -124,6 +136,37 @@ def test_nobody_but_the_operator_writes_a_block(accounts: Accounts) -> None:
     assert "only podroute's operator writes IPBlocks" in said
     assert "delete the Node, or delete the IPPool" in said
     accounts.world.kubectl(operator, "delete", "ipblock", "10-244-0-0-26")
+
+
+def test_the_operator_s_account_may_do_all_that_the_operator_does(accounts: Accounts) -> None:
+    world = accounts.world
+    add_nodes(world, node("n0", 11), node("n1", 12))
+    others = {
+        "bgppeers": ("BGPPeer", {"address": "10.10.0.1", "asNumber": 65001}),
+        "ipreservations": ("IPReservation", {"cidrs": ["10.244.0.0/30"]}),
+    }
+    with EchoAgents(str(world.kubeconfig)):
+        operator = OperatorProcess(
+            world, "account", accounts.config("podroute-operator"), "--namespace=podroute-system"
+        )
+        try:
+            world.apply(POOL4)
+            for kind, spec in others.values():
+                world.apply({**POOL4, "kind": kind, "metadata": {"name": "other"}, "spec": spec})
+            wait_for(lambda: settled(world, ("n0", "n1"), 2), "blocks on both nodes", 30)
+            for plural in others:
+                wait_for(lambda plural=plural: condition(world, plural, "other", "Accepted"), f"a verdict on {plural}")
+            world.kubectl("delete", "ippool", "v4", "--wait=false")
+            wait_for(lambda: not world.items("ippools"), "the pool is let go after its last block", 40)
+            assert not world.items("ipblocks")
+            assert operator.stop() == 0
+            (lease,) = world.items("leases", "-n", "podroute-system")
+            assert not lease["spec"].get("holderIdentity"), "given up"
+        finally:
+            operator.kill()
+            print(operator.log.read_text()[-3000:])
+            world.kubectl("delete", "bgppeers,ipreservations", "--all")
+    assert "forbidden" not in operator.log.read_text().lower()
 
 
 @pytest.mark.parametrize("example", sorted(p.name for p in (REPOSITORY / "examples").iterdir() if p.is_dir()))

@@ -142,3 +142,20 @@ def test_after_a_list_the_store_is_what_the_server_has_however_late_events_are(
         store.apply(each)
     store.replace(IPPool, server.values(), str(version + 1), store.highest(IPPool))
     assert names(store) == set(server)
+
+
+def test_a_list_or_event_that_comes_late_does_not_bring_back_what_a_newer_list_showed_gone() -> None:
+    store = store_with(pool("a", 1), pool("b", 2))
+    since = store.highest(IPPool)
+    store.replace(IPPool, [pool("a", 1)], "30", since)
+    assert not store.replace(IPPool, [pool("a", 1), pool("b", 2)], "20", since)
+    assert not store.apply(event(pool("b", 2)))
+    assert names(store) == {"a"}
+
+
+def test_a_newer_list_that_shows_what_was_gone_already_is_of_a_restored_backup() -> None:
+    store = store_with(pool("a", 1), pool("b", 2))
+    store.replace(IPPool, [pool("a", 1)], "30", store.highest(IPPool))
+    change = store.replace(IPPool, [pool("a", 1), pool("b", 2)], "40", store.highest(IPPool))
+    assert change.rewound
+    assert names(store) == {"a", "b"}
