@@ -173,6 +173,10 @@ class World:
         ready = subprocess.run(command, capture_output=True, check=False).returncode == 0
         return ready and self.attempt("get", "serviceaccounts", "-n", "default").returncode == 0
 
+    def program(self, name: str) -> Path:
+        """Where a program is."""
+        return self._paths[name]
+
     def kill_server(self) -> None:
         """kill -9."""
         self._kill("kube-apiserver")
