@@ -36,6 +36,7 @@ OPEN = OpenMessage(
     hold_time=90,
     families=(Family.IPV4, Family.IPV6),
     restart_time=120,
+    restartable=(Family.IPV4, Family.IPV6),
     forwarding=(Family.IPV4,),
 )
 
@@ -187,6 +188,14 @@ def test_nothing_is_kept_of_a_peer_without_graceful_restart(restart_time):
     state.on_event(heard("10.1.0.0/24"), 1.0)
     down(state)
     assert (tor(state).received, tor(state).keep_until) == (0, None)
+
+
+def test_a_family_that_the_graceful_restart_capability_does_not_list_is_not_kept():
+    state = asked()
+    up(state, message=msgspec.structs.replace(OPEN, restartable=(Family.IPV6,)))
+    state.on_event(heard("10.1.0.0/24"), 1.0)
+    down(state)
+    assert (tor(state).received, tor(state).keep_until) == (0, 122.0)
 
 
 @pytest.mark.parametrize(
