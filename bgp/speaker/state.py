@@ -173,6 +173,7 @@ class SpeakerState:
             return
         for prefix in command.prefixes:
             record.told.pop(prefix, None)
+        record.told.update((announcement.prefix, announcement) for announcement in command.withdrawn)
         record.retry_at = now + RETRY_SECONDS
         self.note(
             Problem(

@@ -115,6 +115,19 @@ def test_a_refused_command_is_reported_and_repeated_later():
     assert head_of(state).problems == ()
 
 
+def test_a_refused_withdrawal_is_repeated_later():
+    state = asked()
+    up(state)
+    answer_all(state)
+    silent = msgspec.structs.replace(TOR, announcements=())
+    state.set_desired(msgspec.structs.replace(DESIRED, neighbours=(silent,)), 2.0)
+    lines = list(state.command_lines())
+    assert [line.split()[2] for line in lines] == ["withdraw"]
+    state.on_event(Answer(False), 2.0)
+    state.tick(2.0 + RETRY_SECONDS)
+    assert list(state.command_lines()) == lines
+
+
 def test_sent_prefixes_are_those_that_exabgp_reported_not_those_it_acknowledged():
     state = asked()
     up(state)
