@@ -40,7 +40,7 @@ class Reloader:
         self._parent = os.getppid()
         self._loading = False
         self._outcome: asyncio.Future[bool] | None = None
-        for left in run_dir.glob("candidate-*.conf"):
+        for left in run_dir.glob("candidate-*.conf*"):
             # Of a daemon that was killed while it validated; they may hold passwords.
             left.unlink(missing_ok=True)
 
