@@ -18,11 +18,15 @@ WINDOW = 4
 
 
 class Command(msgspec.Struct, frozen=True):
-    """One line for ExaBGP and what it is about, so that an answer can be told to the right session."""
+    """One line for ExaBGP and what it is about, so that an answer can be told to the right session.
+
+    `withdrawn` is what a withdrawal takes back: if it is refused, the neighbour still has been told of it.
+    """
 
     line: str
     address: str
     prefixes: tuple[str, ...] = ()
+    withdrawn: tuple[Announcement, ...] = ()
 
 
 def announce_commands(neighbour: Neighbour, announcements: Iterable[Announcement]) -> list[Command]:
@@ -37,11 +41,15 @@ def announce_commands(neighbour: Neighbour, announcements: Iterable[Announcement
 
 def withdraw_commands(neighbour: Neighbour, announcements: Iterable[Announcement]) -> list[Command]:
     """Withdraws what was announced; ExaBGP's parser wants a next hop, so the attributes are repeated."""
+    told = {announcement.prefix: announcement for announcement in announcements}
     return [
         Command(
-            f"neighbor {neighbour.address} withdraw {attributes} nlri {' '.join(prefixes)}", neighbour.address, prefixes
+            f"neighbor {neighbour.address} withdraw {attributes} nlri {' '.join(prefixes)}",
+            neighbour.address,
+            prefixes,
+            tuple(told[prefix] for prefix in prefixes),
         )
-        for attributes, prefixes in _grouped(neighbour, announcements)
+        for attributes, prefixes in _grouped(neighbour, told.values())
     ]
 
 

@@ -40,6 +40,9 @@ class Reloader:
         self._parent = os.getppid()
         self._loading = False
         self._outcome: asyncio.Future[bool] | None = None
+        for left in run_dir.glob("candidate-*.conf*"):
+            # Of a daemon that was killed while it validated; they may hold passwords.
+            left.unlink(missing_ok=True)
 
     def text(self, desired: Desired, neighbours: Sequence[Neighbour]) -> str:
         """The configuration for these neighbours."""

@@ -28,15 +28,7 @@ from bgp.exabgp.events import (
 from bgp.reasons import ProblemReason, SessionReason
 from bgp.rib import AdjRibIn, LocRib
 from bgp.speaker.record import STALE_SECONDS, Record
-from bgp.values import (
-    Desired,
-    Family,
-    Neighbour,
-    Problem,
-    Route,
-    Sent,
-    SessionState,
-)
+from bgp.values import Desired, Family, Neighbour, Problem, Route, Sent, SessionState
 
 WITHDRAW_SECONDS = 5.0  # a neighbour that can't be told of the withdrawal is removed after this long
 QUIET_SECONDS = 0.05  # between ExaBGP's report of a sent UPDATE and its being on the wire
@@ -182,6 +174,7 @@ class SpeakerState:
             return
         for prefix in command.prefixes:
             record.told.pop(prefix, None)
+        record.told.update((announcement.prefix, announcement) for announcement in command.withdrawn)
         record.retry_at = now + RETRY_SECONDS
         self.note(
             Problem(
@@ -249,12 +242,13 @@ class SpeakerState:
         record.rib.restart()
         self.rib.dirty.update(record.rib.entries)
         graceful = reason in (SessionReason.CONNECTION_CLOSED, SessionReason.CONFIGURATION_CHANGED)
-        kept_for = record.peer.restart_time if record.peer is not None and record.neighbour.graceful_restart else None
-        if graceful and kept_for:
-            record.keep_until = now + kept_for
-        else:
-            record.keep_until = None
-            self.rib.dirty.update(record.rib.flush_stale())
+        peer = record.peer if graceful and record.neighbour.graceful_restart else None
+        kept = peer.restartable if peer is not None and peer.restart_time else ()
+        for family in Family:
+            # RFC 4724 section 4.2: only the families that the capability lists are kept.
+            if family not in kept:
+                self.rib.dirty.update(record.rib.flush_stale(family))
+        record.keep_until = now + peer.restart_time if peer is not None and peer.restart_time and kept else None
 
     def _on_end_of_rib(self, record: Record, marker: EndOfRib) -> None:
         if marker.sent:

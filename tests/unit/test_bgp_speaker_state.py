@@ -36,6 +36,7 @@ OPEN = OpenMessage(
     hold_time=90,
     families=(Family.IPV4, Family.IPV6),
     restart_time=120,
+    restartable=(Family.IPV4, Family.IPV6),
     forwarding=(Family.IPV4,),
 )
 
@@ -114,6 +115,19 @@ def test_a_refused_command_is_reported_and_repeated_later():
     assert head_of(state).problems == ()
 
 
+def test_a_refused_withdrawal_is_repeated_later():
+    state = asked()
+    up(state)
+    answer_all(state)
+    silent = msgspec.structs.replace(TOR, announcements=())
+    state.set_desired(msgspec.structs.replace(DESIRED, neighbours=(silent,)), 2.0)
+    lines = list(state.command_lines())
+    assert [line.split()[2] for line in lines] == ["withdraw"]
+    state.on_event(Answer(False), 2.0)
+    state.tick(2.0 + RETRY_SECONDS)
+    assert list(state.command_lines()) == lines
+
+
 def test_sent_prefixes_are_those_that_exabgp_reported_not_those_it_acknowledged():
     state = asked()
     up(state)
@@ -187,6 +201,14 @@ def test_nothing_is_kept_of_a_peer_without_graceful_restart(restart_time):
     state.on_event(heard("10.1.0.0/24"), 1.0)
     down(state)
     assert (tor(state).received, tor(state).keep_until) == (0, None)
+
+
+def test_a_family_that_the_graceful_restart_capability_does_not_list_is_not_kept():
+    state = asked()
+    up(state, message=msgspec.structs.replace(OPEN, restartable=(Family.IPV6,)))
+    state.on_event(heard("10.1.0.0/24"), 1.0)
+    down(state)
+    assert (tor(state).received, tor(state).keep_until) == (0, 122.0)
 
 
 @pytest.mark.parametrize(
