@@ -89,7 +89,11 @@ class BGPConfiguration(Resource, frozen=True, kw_only=True, rename="camel"):
         ("Age", "date", ".metadata.creationTimestamp", 0),
     )
     RULES: ClassVar[tuple[dict[str, str], ...]] = (
-        rule("self.metadata.name == 'default'", "only one BGPConfiguration is read: name it default"),
+        rule(
+            "self.metadata.name == 'default'",
+            "only one BGPConfiguration is read: name it default",
+            "'metadata.name ' + self.metadata.name",
+        ),
     )
 
     spec: BGPConfigurationSpec = BGPConfigurationSpec()

@@ -109,14 +109,23 @@ class BGPPeerSpec(Struct, frozen=True, kw_only=True, rename="camel", omit_defaul
         rule(
             "has(self.address) != has(self.peerSelector)",
             "name the peer in exactly one way: address for a router, or peerSelector for nodes",
+            "(has(self.address) ? 'address ' + self.address + ' and peerSelector' : 'neither address nor peerSelector')",
         ),
-        rule("!has(self.address) || has(self.asNumber)", "asNumber is required with address: the router's AS number"),
+        rule(
+            "!has(self.address) || has(self.asNumber)",
+            "asNumber is required with address: the router's AS number",
+            "'address ' + self.address",
+        ),
         rule(
             "!has(self.sourceAddress) || !has(self.address) || !isIP(self.address) || !isIP(self.sourceAddress) || "
             "ip(self.sourceAddress).family() == ip(self.address).family()",
             "sourceAddress must be of the same family as address",
+            "'sourceAddress ' + self.sourceAddress + ' and address ' + self.address",
         ),
-        rule("!(has(self.ttlSecurity) && has(self.multihop))", "ttlSecurity and multihop exclude each other"),
+        rule(
+            "!(has(self.ttlSecurity) && has(self.multihop))",
+            "ttlSecurity and multihop exclude each other: leave one out",
+        ),
         rule(
             "!has(self.peerSelector) || self.port == 179",
             "port goes with address: among each other nodes use BGPConfiguration's listenPort",
@@ -124,6 +133,7 @@ class BGPPeerSpec(Struct, frozen=True, kw_only=True, rename="camel", omit_defaul
         rule(
             "!has(self.sourceAddress) || has(self.address)",
             "sourceAddress goes with address: nodes use their own InternalIP among each other",
+            "'sourceAddress ' + self.sourceAddress",
         ),
     )
 

@@ -23,20 +23,26 @@ class IPPoolSpec(
     """What addresses pods may get, and which nodes and namespaces get them."""
 
     RULES: ClassVar[tuple[dict[str, str], ...]] = (
-        rule("has(self.blockSize) == has(oldSelf.blockSize)", "blockSize can't be added or removed later"),
+        rule(
+            "has(self.blockSize) == has(oldSelf.blockSize)",
+            "blockSize can't be added or removed later: create another pool",
+        ),
         rule(
             f"!has(self.blockSize) || !isCIDR(self.cidr) || ({_FAMILY4} ? (self.blockSize >= 20 && self.blockSize <= 32)"
             " : (self.blockSize >= 116 && self.blockSize <= 128))",
             "blockSize is a prefix length: 20 to 32 for IPv4, 116 to 128 for IPv6",
+            "'blockSize beside cidr ' + self.cidr",
         ),
         rule(
             "!isCIDR(self.cidr) || cidr(self.cidr).prefixLength() <= (has(self.blockSize) ? self.blockSize : "
             f"({_FAMILY4} ? 26 : 122))",
             "the CIDR is smaller than one block: use a larger CIDR or a longer blockSize (default 26 and 122)",
+            "'cidr ' + self.cidr + (has(self.blockSize) ? ' with this blockSize' : '')",
         ),
         rule(
             "!isCIDR(self.cidr) || cidr(self.cidr).prefixLength() >= 4",
             "the CIDR is too large: its prefix length must be at least 4",
+            "'cidr ' + self.cidr",
         ),
     )
 

@@ -43,16 +43,20 @@ TABLE = {
         pool(cidr="fd00:10:244::/56"),
         ("spec.cidr", "not in canonical form"),
     ),
-    "everything": (pool(cidr="0.0.0.0/0"), pool(cidr="16.0.0.0/4"), ("spec", "prefix length must be at least 4")),
+    "everything": (
+        pool(cidr="0.0.0.0/0"),
+        pool(cidr="16.0.0.0/4"),
+        ("spec", "cidr 0.0.0.0/0", "prefix length must be at least 4"),
+    ),
     "block size of the other family": (
         pool(cidr="10.244.0.0/16", blockSize=122),
         pool(cidr="10.244.0.0/16", blockSize=26),
-        ("spec", "20 to 32 for IPv4, 116 to 128 for IPv6"),
+        ("spec", "blockSize beside cidr 10.244.0.0/16", "20 to 32 for IPv4, 116 to 128 for IPv6"),
     ),
     "IPv6 block size too short": (
         pool(cidr="fd00::/56", blockSize=64),
         pool(cidr="fd00::/56", blockSize=116),
-        ("spec", "116 to 128 for IPv6"),
+        ("spec", "blockSize beside cidr fd00::/56", "116 to 128 for IPv6"),
     ),
     "block size no number": (
         pool(cidr="10.244.0.0/16", blockSize="26"),
@@ -62,12 +66,12 @@ TABLE = {
     "pool smaller than a block": (
         pool(cidr="10.244.0.0/27"),
         pool(cidr="10.244.0.0/27", blockSize=28),
-        ("smaller than one block", "use a larger CIDR or a longer blockSize"),
+        ("spec", "cidr 10.244.0.0/27", "smaller than one block", "use a larger CIDR or a longer blockSize"),
     ),
     "pool smaller than its block size": (
         pool(cidr="10.244.0.0/24", blockSize=23),
         pool(cidr="10.244.0.0/24", blockSize=24),
-        ("smaller than one block",),
+        ("spec", "cidr 10.244.0.0/24 with this blockSize", "smaller than one block", "use a larger CIDR"),
     ),
     "negative headroom": (
         pool(cidr="10.244.0.0/16", headroom=-1),
@@ -84,7 +88,11 @@ TABLE = {
         pool(cidr="10.244.0.0/16"),
         ("cidrs", "unknown field"),
     ),
-    "AS 0": (peer(asNumber=0), peer(asNumber=1), ('BGPPeer "x"', "spec.asNumber", "greater than or equal to 1")),
+    "AS 0": (
+        peer(asNumber=0),
+        peer(asNumber=1),
+        ('BGPPeer "x"', "spec.asNumber", "Invalid value: 0", "greater than or equal to 1"),
+    ),
     "AS out of range": (
         peer(asNumber=4294967296),
         peer(asNumber=4294967294),
@@ -94,14 +102,23 @@ TABLE = {
     "no way to name the peer": (
         without(peer(), "address"),
         peer(),
-        ("name the peer in exactly one way", "address for a router, or peerSelector for nodes"),
+        (
+            "spec",
+            "neither address nor peerSelector",
+            "name the peer in exactly one way",
+            "address for a router, or peerSelector for nodes",
+        ),
     ),
     "two ways to name the peer": (
         peer(peerSelector={}),
         without(peer(peerSelector={}), "address"),
-        ("name the peer in exactly one way",),
+        ("spec", "address 10.10.0.1 and peerSelector", "name the peer in exactly one way"),
     ),
-    "address without AS": (without(peer(), "asNumber"), peer(), ("asNumber is required with address",)),
+    "address without AS": (
+        without(peer(), "asNumber"),
+        peer(),
+        ("spec", "address 10.10.0.1", "asNumber is required with address"),
+    ),
     "address no address": (
         peer(address="tor0"),
         peer(address="10.10.0.1"),
@@ -110,19 +127,19 @@ TABLE = {
     "source of another family": (
         peer(sourceAddress="fd00::1"),
         peer(sourceAddress="10.10.0.11"),
-        ("sourceAddress must be of the same family",),
+        ("spec", "sourceAddress fd00::1 and address 10.10.0.1", "must be of the same family"),
     ),
     "port 0": (peer(port=0), peer(port=1), ("spec.port", "greater than or equal to 1")),
     "port between nodes": (
         without(peer(peerSelector={}, port=1790), "address"),
         without(peer(peerSelector={}), "address"),
-        ("port goes with address", "listenPort"),
+        ("spec", "port goes with address", "listenPort"),
     ),
     "hold time too short": (peer(holdTime=2), peer(holdTime=3), ("spec.holdTime", "greater than or equal to 3")),
     "two kinds of hops": (
         peer(ttlSecurity=1, multihop=2),
         peer(ttlSecurity=1),
-        ("ttlSecurity and multihop exclude each other",),
+        ("spec", "ttlSecurity and multihop exclude each other", "leave one out"),
     ),
     "community out of range": (
         peer(export={"communities": ["64512:65536"]}),
@@ -147,7 +164,7 @@ TABLE = {
     "a second configuration": (
         body("BGPConfiguration", "other"),
         body("BGPConfiguration", "default"),
-        ('BGPConfiguration "other"', "name it default"),
+        ('BGPConfiguration "other"', "metadata.name other", "name it default"),
     ),
     "an unknown mesh mode": (
         body("BGPConfiguration", "default", nodeMesh="On"),
@@ -182,7 +199,7 @@ IMMUTABLE = {
     "blockSize added": (
         pool(cidr="10.244.0.0/16"),
         pool(cidr="10.244.0.0/16", blockSize=26),
-        "blockSize can't be added or removed later",
+        "blockSize can't be added or removed later: create another pool",
     ),
     "block's node": (
         body("IPBlock", cidr="10.244.0.0/26", pool="x", node={"name": "n0"}),

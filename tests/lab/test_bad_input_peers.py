@@ -92,18 +92,21 @@ def rows(family: int, spare: SpareRouter) -> dict[str, Row]:
         **{
             f"AS {number}, {f}": Row(
                 peer(f"good-{f}", family, asNumber=number),
-                (f"good-{f}", "spec.asNumber", str(number), remedy),
+                (f"good-{f}", "spec.asNumber", f"Invalid value: {number}", remedy),
                 good,
                 stands(),
             )
             for number, remedy in refused_numbers.items()
         },
         f"no way to name the peer, {f}": Row(
-            without(good, "address"), (f"good-{f}", "spec", "exactly one way", "address for a router"), good, stands()
+            without(good, "address"),
+            (f"good-{f}", "spec", "neither address nor peerSelector", "exactly one way", "address for a router"),
+            good,
+            stands(),
         ),
         f"two ways to name the peer, {f}": Row(
             peer(f"good-{f}", family, peerSelector={}),
-            (f"good-{f}", "spec", "exactly one way", "or peerSelector for nodes"),
+            (f"good-{f}", "spec", f"address {address(family)} and peerSelector", "or peerSelector for nodes"),
             good,
             stands(),
         ),

@@ -15,7 +15,6 @@ from controller.lab.errors import LabError
 pytestmark = [pytest.mark.lab, pytest.mark.root]
 
 ON_N0 = {"matchLabels": {"kubernetes.io/hostname": "n0"}}
-NOBODYS = {"matchLabels": {"serves": "tests"}}
 SIZE = {4: 26, 6: 122}
 
 
@@ -69,13 +68,19 @@ def rows(family: int) -> dict[str, Row]:
             row(
                 f"block size of the other family, {f}",
                 pool(f"size-{f}", cidr(family, 2), blockSize=other),
-                (f"size-{f}", "spec", "blockSize", lengths),
+                (f"size-{f}", "spec", f"blockSize beside cidr {cidr(family, 2)}", lengths),
                 pool(f"size-{f}", cidr(family, 2), blockSize=size),
             ),
             row(
                 f"block size outside the CIDR, {f}",
                 pool(f"small-{f}", small),
-                (f"small-{f}", "spec", "smaller than one block", "use a larger CIDR or a longer blockSize"),
+                (
+                    f"small-{f}",
+                    "spec",
+                    f"cidr {small}",
+                    "smaller than one block",
+                    "use a larger CIDR or a longer blockSize",
+                ),
                 pool(f"small-{f}", small, blockSize=fits),
             ),
             row(
