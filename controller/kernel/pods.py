@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from controller.kernel import pod_messages as messages
+from controller.kernel.carrier import has_carrier
 from controller.kernel.namespaces import opened_namespaces
 from controller.kernel.netlink import KernelError, Netlink, in_netns
 from controller.kernel.pod_state import (
@@ -71,6 +72,8 @@ def wire_pod(netns_fd: int, attachment: Attachment, mtu: int) -> Wired:
             _carry_out(netlink, [messages.alias_step(index, alias)], name)
             _wire_host_end(netlink, link)
             without_default = _wire_pod_end(netns_fd, attachment)
+            if not has_carrier(name):
+                raise KernelError(name, errno.ENOLINK, "the pod's end is up, and this end has no carrier")
         except BaseException:
             netlink.send([messages.removal_message(name)])
             raise

@@ -199,13 +199,27 @@ class LateNews:
             for kind, _, _, _, body in messages_in(self._monitor.recv(1 << 16)):
                 # ifinfomsg and ifaddrmsg have the interface's index at the same place.
                 is_ours = struct.unpack_from("=I", body, 4)[0] == self._ifindex
-                if is_ours and (kind != _RTM_NEWLINK or attributes(body, 16).get(_IFLA_OPERSTATE) == _IF_OPER_UP):
+                if is_ours and (kind != _RTM_NEWLINK or _is_operational(body)):
                     self._missing.discard(kind)
         if self._missing:
             return False
         run("ip", "link", "set", "lo", "up")
         message_kinds(self._monitor)
         return True
+
+
+def told_operational(monitor: socket.socket) -> set[int]:
+    """Indices of the links that the kernel has called operational so far."""
+    found = set()
+    while select.select([monitor], [], [], 0)[0]:
+        for kind, _, _, _, body in messages_in(monitor.recv(1 << 16)):
+            if kind == _RTM_NEWLINK and _is_operational(body):
+                found.add(struct.unpack_from("=I", body, 4)[0])
+    return found
+
+
+def _is_operational(link: bytes) -> bool:
+    return attributes(link, 16).get(_IFLA_OPERSTATE) == _IF_OPER_UP
 
 
 @contextlib.contextmanager

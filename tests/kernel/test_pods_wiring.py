@@ -6,9 +6,22 @@ import struct
 import threading
 
 import pytest
-from netns_world import GATEWAY_V4, NODE_V4, NODE_V6, LateNews, Pod, World, ip_json, message_kinds, run, wait_until
+from netns_world import (
+    GATEWAY_V4,
+    NODE_V4,
+    NODE_V6,
+    LateNews,
+    Pod,
+    World,
+    ip_json,
+    message_kinds,
+    run,
+    told_operational,
+    wait_until,
+)
 
 from controller.kernel import pods, routes
+from controller.kernel.carrier import has_carrier
 from controller.kernel.netlink import KernelError, Netlink, attribute, bound_socket, in_netns, text_attribute
 from controller.kernel.surroundings import uplinks
 from controller.kernel.values import Attachment, DriftKind, alias_for
@@ -247,6 +260,17 @@ def test_a_missing_veth_is_named(world: World) -> None:
         "the pod has no interface eth0",
         f"{pod.host_end} is missing",
     ]
+
+
+def test_a_pods_link_carries_packets_as_soon_as_it_is_wired(world: World) -> None:
+    """A link that is not operational yet drops what is sent over it; the kernel makes it so a while later, unless it is asked."""
+    with bound_socket(0, 1) as monitor:
+        for _ in range(20):
+            pod = world.pod()
+            assert pod.link.ifindex in told_operational(monitor)
+    pods.unwire_pod(pod.host_end)
+    with pytest.raises(KernelError, match=pod.host_end):
+        has_carrier(pod.host_end)
 
 
 def test_repairing_what_is_right_writes_nothing(world: World) -> None:
