@@ -1,6 +1,6 @@
 """Every "no" that podroute gives, with what it means and what to do about it.
 
-Conditions, events, metrics, `podroute check` and `podroute explain` use the same words. A speaker's own reasons
+Conditions, events, metrics, and `podroute check` use the same words. A speaker's own reasons
 (`bgp.values`) travel beside these as plain strings. Called by plan, operator, agent and inspect.
 """
 
