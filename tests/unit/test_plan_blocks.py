@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from controller.api import IPBlock, IPPool, IPReservation, NodeNetwork
 from controller.api.bgpconfiguration import BGPConfiguration, BGPConfigurationSpec, GracePeriods
 from controller.api.kubernetes import Node
-from controller.api.nodenetwork import BlockClaim
+from controller.api.nodenetwork import BlockClaim, BlockGrant
 from controller.api.objects import LabelSelector, Metadata
 from controller.plan.freeblocks import FreeBlocks
 
@@ -369,6 +369,7 @@ def check(sim: Simulation) -> None:
     for block in sim.deleted_blocks:
         is_known = any(n.metadata.name == block.spec.node.name for n in sim.all(Node))
         assert not is_known or not sim.in_use.get(block.spec.cidr), "a block in use was deleted"
+    sim.deleted_blocks.clear()
 
 
 @settings(max_examples=150, deadline=None)
@@ -407,9 +408,15 @@ def reserved_of(sim: Simulation, family: int) -> list[str]:
     return [c for r in sim.all(IPReservation) for c in r.spec.cidrs if (":" in c) == (family == 6)]
 
 
+def is_assigned_from(network: NodeNetwork, grant: BlockGrant) -> bool:
+    """Whether the node's agent gives addresses of the block to new pods."""
+    return grant.state == "Active" and grant.uid not in network.status.released
+
+
 def act(sim: Simulation, step: str, number: int) -> None:
     name, pool = f"n{number}", POOLS[number % len(POOLS)]
     blocks = sim.blocks()
+    usable = sorted(g.cidr for n in sim.all(NodeNetwork) for g in n.spec.blocks if is_assigned_from(n, g))
     match step:
         case "add node" if (Node, name) not in sim.objects:
             sim.add_node(name, 11 + number, pods=20, rack=f"r{number % 2}")
@@ -423,8 +430,8 @@ def act(sim: Simulation, step: str, number: int) -> None:
             sim.delete_pool(pool[0])
         case "reserve":
             sim.reserve(f"r{number}", f"10.244.{number % 4}.{number * 16}/28")
-        case "use" if blocks:
-            sim.in_use[blocks[number % len(blocks)]] = number
+        case "use" if usable:
+            sim.in_use[usable[number % len(usable)]] = number
         case "free" if blocks:
             sim.in_use.pop(blocks[number % len(blocks)], None)
         case "wait":
