@@ -23,6 +23,7 @@ from controller.plan.freeblocks import FreeBlocks, taken_networks
 from controller.plan.inventory import Inventory, Memory, Moment
 from controller.plan.nodes import NodeFacts
 from controller.plan.pools import FINALIZER, Verdict, is_selecting
+from controller.plan.reported import Misreport
 
 
 @dataclass
@@ -59,6 +60,7 @@ class Ground:
     memory: Memory
     moment: Moment
     reserved: Mapping[str, tuple[Network, ...]]
+    misreports: tuple[Misreport, ...] = ()
 
     @cached_property
     def networks(self) -> dict[str, NodeNetwork]:

@@ -15,6 +15,7 @@ from controller.api.nodenetwork import BlockClaim, NodeNetwork
 from controller.api.objects import Metadata, Network
 from controller.plan.cidrs import network_of
 from controller.plan.inventory import Inventory
+from controller.plan.reported import block_network
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ def _unlocked(network: NodeNetwork) -> list[BlockClaim]:
     """What the node lists or claims, but for what it gave back."""
     released = set(network.status.released)
     listed = [BlockClaim(cidr=grant.cidr, uid=grant.uid, pool=grant.pool) for grant in network.spec.blocks]
+    listed = [claim for claim in listed if block_network(claim.cidr) is not None]
     claims = {claim.cidr: claim for claim in (*network.status.claims, *listed) if claim.uid not in released}
     return [claims[cidr] for cidr in sorted(claims)]
 

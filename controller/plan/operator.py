@@ -24,6 +24,7 @@ from controller.plan.inventory import Inventory, Memory, Moment
 from controller.plan.nodes import NodeFacts, NodePart, node_facts, node_network_spec, router_ids
 from controller.plan.peers import Peering, plan_peering
 from controller.plan.pools import FINALIZER, pool_verdicts, reserved_inside, reserved_networks
+from controller.plan.reported import heard
 from controller.plan.statuses import notes_of, statuses_of
 
 
@@ -53,11 +54,12 @@ class OperatorPlan:
 
 def operator_plan(inventory: Inventory, memory: Memory, moment: Moment) -> OperatorPlan:
     """The whole decision."""
+    networks, misreports = heard(inventory.networks)
+    inventory = replace(inventory, networks=networks)
     facts = node_facts(inventory.nodes)
     memory = _settled(inventory, memory, moment)
-    ground = Ground(
-        inventory, facts, pool_verdicts(inventory), memory, moment, reserved_networks(inventory.reservations)
-    )
+    reserved = reserved_networks(inventory.reservations)
+    ground = Ground(inventory, facts, pool_verdicts(inventory), memory, moment, reserved, misreports)
     blocks = plan_blocks(ground)
     peering = plan_peering(inventory, facts)
     creates, updates, deletes = _networks(ground, blocks, peering)

@@ -204,6 +204,10 @@ def notes_of(ground: Ground, plan: BlockPlan) -> tuple[Note, ...]:
         what = f"{each.cidr} belongs to {each.owner or 'no pool'}"
         reason = Reason.BLOCK_CONFLICT
         said.append((each.node, reason, f"{what}; {reason.meaning}; {reason.remedy}"))
+    for misreport in ground.misreports:
+        reason = Reason.REPORT_INVALID
+        what = f"NodeNetwork {misreport.node}: {misreport.field} {misreport.value!r}"
+        said.append((misreport.node, reason, f"{what}: {reason.meaning}; {reason.remedy}"))
     nodes = {node.metadata.name: node for node in ground.inventory.nodes}
     return tuple(
         Note("v1", "Node", name, nodes[name].metadata.uid, reason, message)
