@@ -27,7 +27,8 @@ class IPPoolSpec(
     RULES: ClassVar[tuple[dict[str, str], ...]] = (
         rule("has(self.blockSize) == has(oldSelf.blockSize)", "blockSize can't be added or removed later"),
         rule(
-            f"!has(self.blockSize) || !isCIDR(self.cidr) || ({_FAMILY4} ? (self.blockSize >= {SHORTEST_BLOCK['ipv4']} && self.blockSize <= 32)"
+            f"!has(self.blockSize) || !isCIDR(self.cidr) || ({_FAMILY4}"
+            f" ? (self.blockSize >= {SHORTEST_BLOCK['ipv4']} && self.blockSize <= 32)"
             f" : (self.blockSize >= {SHORTEST_BLOCK['ipv6']} && self.blockSize <= 128))",
             "blockSize is a prefix length: 20 to 32 for IPv4, 116 to 128 for IPv6",
         ),

@@ -21,6 +21,7 @@ from controller.plan.claims import Claims, claims_of
 from controller.plan.demand import Usage, block_size_of, usage_of, wanted_addresses
 from controller.plan.freeblocks import FreeBlocks, taken_networks
 from controller.plan.inventory import Inventory, Memory, Moment
+from controller.plan.keeping import kept_grants
 from controller.plan.nodes import NodeFacts
 from controller.plan.pools import FINALIZER, Verdict, is_selecting
 from controller.plan.reported import Misreport
@@ -120,7 +121,7 @@ def _with(block: IPBlock, spec: IPBlockSpec) -> IPBlock:
 
 
 def _gone_since(ground: Ground) -> dict[str, float]:
-    present = {node.metadata.name for node in ground.inventory.nodes}
+    present = {node.metadata.name for node in ground.inventory.nodes} | ground.inventory.unknown_of(Node)
     holders = {block.spec.node.name for block in ground.inventory.blocks}
     holders |= {network.metadata.name for network in ground.inventory.networks}
     return {name: ground.memory.gone.get(name, ground.moment.monotonic) for name in holders - present}
@@ -165,10 +166,12 @@ def _delete_released(ground: Ground, plan: BlockPlan, blocks: Iterable[IPBlock])
 
 def _ask_back_deselected(ground: Ground, plan: BlockPlan, blocks: Iterable[IPBlock]) -> None:
     """Blocks of pools that are being deleted, are gone, or no longer select the node. A disabled pool keeps its blocks."""
-    pools = ground.pools
+    pools, unread = ground.pools, ground.inventory.unknown_of(IPPool)
     for block in blocks:
         facts = ground.facts.get(block.spec.node.name)
-        if block.spec.state == "Active" and facts is not None and not _belongs(pools.get(block.spec.pool), facts.node):
+        if block.spec.state != "Active" or facts is None or block.spec.pool in unread:
+            continue
+        if not _belongs(pools.get(block.spec.pool), facts.node):
             _set_state(plan, block, "Releasing")
 
 
@@ -235,7 +238,12 @@ def _need_of(pool: IPPool, facts: NodeFacts, blocks: list[IPBlock], usage: Usage
     leaving = sum(usage.in_block.get(block.spec.cidr, 0) for block in blocks if block.spec.state == "Releasing")
     name = pool.metadata.name
     wanted = wanted_addresses(pool, facts.node, usage.in_pool.get(name, 0) - leaving, usage.waiting.get(name, 0))
-    capacity = sum(block_size_of(block.spec.cidr, ground.reserved) for block in active)
+    network = ground.networks.get(facts.name)
+    unread = (
+        [g for g in kept_grants(ground.inventory, network) if g.pool == name and g.state == "Active"] if network else []
+    )
+    held = [*(block.spec.cidr for block in active), *(grant.cidr for grant in unread)]
+    capacity = sum(block_size_of(cidr, ground.reserved) for cidr in held)
     return _Need(facts.name, wanted, usage.waiting.get(name, 0), capacity)
 
 

@@ -15,6 +15,7 @@ from controller.api.nodenetwork import BlockClaim, NodeNetwork
 from controller.api.objects import Metadata, Network
 from controller.plan.cidrs import network_of
 from controller.plan.inventory import Inventory
+from controller.plan.keeping import unread_blocks
 from controller.plan.reported import block_network
 
 
@@ -41,6 +42,7 @@ def claims_of(inventory: Inventory, networks: Mapping[str, NodeNetwork]) -> Clai
     found = Claims()
     held = _Held(inventory.blocks)
     nodes = {node.metadata.name: node for node in inventory.nodes}
+    unread = set(unread_blocks(inventory))
     for network in sorted(networks.values(), key=lambda each: each.metadata.age_key):
         name = network.metadata.name
         node = nodes.get(name)
@@ -48,7 +50,7 @@ def claims_of(inventory: Inventory, networks: Mapping[str, NodeNetwork]) -> Clai
             continue
         for claim in _unlocked(network):
             owner = held.owner_of(claim.cidr)
-            if owner == name:
+            if owner == name or network_of(claim.cidr) in unread:
                 continue
             pool = _pool_of(claim, inventory.pools)
             if owner or not pool:

@@ -11,6 +11,7 @@ from controller.api.ippool import IPPool
 from controller.api.objects import Network
 from controller.plan.cidrs import network_of
 from controller.plan.inventory import Inventory
+from controller.plan.keeping import unread_blocks
 from controller.plan.reported import block_network
 
 
@@ -23,7 +24,7 @@ def taken_networks(inventory: Inventory) -> tuple[Network, ...]:
         names |= {claim.cidr for claim in each.status.claims}
         names |= {usage.cidr for usage in each.status.usage if usage.in_use}
     named = (block_network(name) for name in names)
-    return (*held, *(network for network in named if network is not None))
+    return (*held, *unread_blocks(inventory), *(network for network in named if network is not None))
 
 
 class FreeBlocks:

@@ -14,6 +14,7 @@ from controller.api.bgppeer import BGPPeer
 from controller.api.nodenetwork import SessionSpec
 from controller.api.objects import family_of
 from controller.api.reasons import Reason
+from controller.plan.cidrs import address_key
 from controller.plan.inventory import Inventory
 from controller.plan.nodes import NodeFacts
 from controller.plan.pools import Verdict, refusal
@@ -51,6 +52,8 @@ class _Draft:
 def plan_peering(inventory: Inventory, facts: Mapping[str, NodeFacts]) -> Peering:
     """The sessions of all nodes."""
     draft = _Draft(inventory.configuration.spec)
+    unread = inventory.unknown_of(BGPPeer)
+    draft.touched |= {n.metadata.name for n in inventory.networks if any(s.peer in unread for s in n.spec.sessions)}
     selected: dict[str, tuple[str, ...]] = {}
     for peer in sorted(inventory.peers, key=lambda each: each.metadata.age_key):
         chosen = [each for each in facts.values() if _is_selected(peer, each)]
@@ -62,16 +65,11 @@ def plan_peering(inventory: Inventory, facts: Mapping[str, NodeFacts]) -> Peerin
         else:
             _peer_with_nodes(draft, peer, chosen, facts)
     return Peering(
-        sessions={node: tuple(by[a] for a in sorted(by, key=_address_key)) for node, by in draft.sessions.items()},
+        sessions={node: tuple(by[a] for a in sorted(by, key=address_key)) for node, by in draft.sessions.items()},
         selected=selected,
         refused={name: tuple(refused) for name, refused in draft.refused.items()},
         mesh=_mesh(inventory.configuration.spec, facts, draft.touched),
     )
-
-
-def _address_key(address: str) -> tuple[int, int]:
-    parsed = ipaddress.ip_address(address)
-    return parsed.version, int(parsed)
 
 
 def _is_selected(peer: BGPPeer, facts: NodeFacts) -> bool:
@@ -160,7 +158,7 @@ def _refused(node: str, reason: Reason, what: str) -> Refused:
 def _session(peer: BGPPeer, ends: _Ends, configuration: BGPConfigurationSpec) -> SessionSpec:
     spec = peer.spec
     between_nodes = bool(ends.peer_node)
-    is_lower = _address_key(ends.local_address) < _address_key(ends.address)
+    is_lower = address_key(ends.local_address) < address_key(ends.address)
     return SessionSpec(
         peer=peer.metadata.name,
         address=ends.address,

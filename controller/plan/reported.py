@@ -1,7 +1,7 @@
 """What nodes report, as far as it can be worked with. Pure; called by `controller.plan.operator` before anything is decided.
 
-A NodeNetwork's status is an agent's word: one of another version, or a hand, may have written anything that the CRD lets pass. Only
-the entry that is wrong is passed over, and an Event on the Node says so: neither that node's other entries nor other nodes wait for it.
+A NodeNetwork's status is an agent's word: one of another version, or a hand, may have written anything that the CRD lets pass.
+Only the entry that is wrong is passed over, and an Event on the Node says so: nothing else waits for it.
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ import msgspec
 from controller.api.ippool import SHORTEST_BLOCK
 from controller.api.nodenetwork import NodeNetwork
 from controller.api.objects import Network, family_of
-from controller.plan.cidrs import REMEMBERED, network_of
+from controller.plan.cidrs import REMEMBERED, valid_network
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +28,8 @@ class Misreport:
 @lru_cache(maxsize=REMEMBERED)
 def block_network(cidr: str) -> Network | None:
     """The network, if it may be a block of some pool; None if the text is none, or it is larger than any block."""
-    try:
-        network = network_of(cidr)
-    except ValueError:
-        return None
-    return network if network.prefixlen >= SHORTEST_BLOCK[family_of(cidr)] else None
+    network = valid_network(cidr)
+    return network if network is not None and network.prefixlen >= SHORTEST_BLOCK[family_of(cidr)] else None
 
 
 def heard(networks: Iterable[NodeNetwork]) -> tuple[tuple[NodeNetwork, ...], tuple[Misreport, ...]]:

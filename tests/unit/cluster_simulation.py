@@ -29,7 +29,10 @@ def with_metadata(body: R, **changes: Any) -> R:
 
 
 class Simulation:
-    """Objects by kind and name; `now` is monotonic seconds. `in_use` (by CIDR) and `waiting` (by node, pool) are the pods."""
+    """Objects by kind and name; `now` is monotonic seconds. `in_use` (by CIDR) and `waiting` (by node, pool) are the pods.
+
+    Objects in `unread` are there and do not decode, as to an operator that has just started.
+    """
 
     def __init__(self) -> None:
         self.objects: dict[tuple[type[Resource], str], Any] = {}
@@ -38,6 +41,7 @@ class Simulation:
         self.in_use: dict[str, int] = {}
         self.waiting: dict[tuple[str, str], int] = {}
         self.silent: set[str] = set()
+        self.unread: set[tuple[type[Resource], str]] = set()
         self.deleted_blocks: list[IPBlock] = []
         self._serial = 0
 
@@ -66,18 +70,23 @@ class Simulation:
     def remove(self, kind: type[Resource], name: str) -> None:
         del self.objects[kind, name]
 
+    def _read(self, kind: type[R]) -> tuple[R, ...]:
+        return tuple(body for body in self.all(kind) if (kind, body.metadata.name) not in self.unread)
+
     def inventory(self) -> Inventory:
         return Inventory(
-            nodes=tuple(self.all(Node)),
-            pools=tuple(self.all(IPPool)),
-            blocks=tuple(self.all(IPBlock)),
-            peers=tuple(self.all(BGPPeer)),
-            configurations=tuple(self.all(BGPConfiguration)),
-            networks=tuple(self.all(NodeNetwork)),
-            clusters=tuple(self.all(ClusterNetwork)),
-            reservations=tuple(self.all(IPReservation)),
-            namespaces=tuple(self.all(Namespace)),
-            services=tuple(self.all(ServiceCIDR)),
+            nodes=self._read(Node),
+            pools=self._read(IPPool),
+            blocks=self._read(IPBlock),
+            peers=self._read(BGPPeer),
+            configurations=self._read(BGPConfiguration),
+            networks=self._read(NodeNetwork),
+            clusters=self._read(ClusterNetwork),
+            reservations=self._read(IPReservation),
+            namespaces=self._read(Namespace),
+            services=self._read(ServiceCIDR),
+            invalid=frozenset(self.unread),
+            unknown=frozenset(self.unread),
         )
 
     def look(self) -> OperatorPlan:
