@@ -91,6 +91,8 @@ def plan_blocks(ground: Ground) -> BlockPlan:
     blocks = _after(blocks, plan)
     _ask_back_deselected(ground, plan, blocks)
     blocks = _after(blocks, plan)
+    _ask_back_unused(ground, plan, blocks)
+    blocks = _after(blocks, plan)
     _match_demand(ground, plan, blocks, usages)
     return plan
 
@@ -173,6 +175,27 @@ def _ask_back_deselected(ground: Ground, plan: BlockPlan, blocks: Iterable[IPBlo
             continue
         if not _belongs(pools.get(block.spec.pool), facts.node):
             _set_state(plan, block, "Releasing")
+
+
+def _ask_back_unused(ground: Ground, plan: BlockPlan, blocks: Iterable[IPBlock]) -> None:
+    """Blocks that their node holds and will not use, as after a restored backup: it gave them back, or another node uses them.
+
+    Asked back, not deleted: a node's answer alone says that it stopped. The next claim of the node that uses it is honoured then.
+    """
+    for block in blocks:
+        network = ground.networks.get(block.spec.node.name)
+        if block.spec.state != "Active" or network is None:
+            continue
+        if block.spec.cidr in plan.claims.contested or _is_given_back(block, network):
+            _set_state(plan, block, "Releasing")
+
+
+def _is_given_back(block: IPBlock, network: NodeNetwork) -> bool:
+    """Whether the node has seen that the block is its own again, and says all the same that it gave it back."""
+    is_answer = network.status.observed_generation == network.metadata.generation
+    uid = block.metadata.uid
+    is_listed = any(grant.uid == uid and grant.state == "Active" for grant in network.spec.blocks)
+    return is_answer and is_listed and uid in network.status.released
 
 
 def _belongs(pool: IPPool | None, node: Node) -> bool:
@@ -271,7 +294,8 @@ def _take_back(ground: Ground, plan: BlockPlan, need: _Need, blocks: list[IPBloc
     already = {each.metadata.name for each in plan.updates if each.spec.state == "Releasing"}
     for block in sorted(blocks, key=lambda each: each.metadata.name):
         is_leaving = block.spec.state == "Releasing" and block.metadata.name not in already
-        if need.missing > 0 and is_leaving and block.metadata.uid not in network.status.released:
+        is_given_up = block.metadata.uid in network.status.released or block.spec.cidr in plan.claims.contested
+        if need.missing > 0 and is_leaving and not is_given_up:
             _set_state(plan, block, "Active")
             need.capacity += block_size_of(block.spec.cidr, ground.reserved)
 

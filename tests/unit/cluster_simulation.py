@@ -16,7 +16,7 @@ from controller.api.clusternetwork import ClusterNetwork
 from controller.api.ippool import IPPoolSpec
 from controller.api.ipreservation import IPReservation, IPReservationSpec
 from controller.api.kubernetes import Namespace, Node, NodeAddress, NodeCondition, NodeStatus, ServiceCIDR
-from controller.api.nodenetwork import BlockUsage, NodeNetworkStatus, PoolDemand
+from controller.api.nodenetwork import BlockClaim, BlockUsage, NodeNetworkStatus, PoolDemand
 from controller.api.objects import Metadata, Resource
 from controller.plan.inventory import Inventory, Memory, Moment
 from controller.plan.operator import OperatorPlan, operator_plan
@@ -41,6 +41,10 @@ class Simulation:
         self.in_use: dict[str, int] = {}
         self.waiting: dict[tuple[str, str], int] = {}
         self.silent: set[str] = set()
+        # Blocks that a node's pods are in, whoever owns them: 1 address in each.
+        self.pods_in: dict[str, set[str]] = {}
+        # UIDs of blocks that a node has given back for good.
+        self.given_back: dict[str, set[str]] = {}
         self.unread: set[tuple[type[Resource], str]] = set()
         self.deleted_blocks: list[IPBlock] = []
         self._serial = 0
@@ -125,7 +129,10 @@ class Simulation:
                 self.put(msgspec.structs.replace(network, status=self._status(network)))
 
     def _status(self, network: NodeNetwork) -> NodeNetworkStatus:
-        usage = {grant.cidr: self.in_use.get(grant.cidr, 0) for grant in network.spec.blocks}
+        pods_in = self.pods_in.get(network.metadata.name, set())
+        given_back = self.given_back.get(network.metadata.name, set())
+        usage = {g.cidr: max(self.in_use.get(g.cidr, 0), g.cidr in pods_in) for g in network.spec.blocks}
+        claims = tuple(BlockClaim(cidr=cidr) for cidr in sorted(pods_in - usage.keys()))
         pools = {grant.pool for grant in network.spec.blocks}
         pools |= {pool for node, pool in self.waiting if node == network.metadata.name}
         demand = [
@@ -141,7 +148,12 @@ class Simulation:
             observed_generation=network.metadata.generation,
             demand=tuple(demand),
             usage=tuple(BlockUsage(cidr=cidr, in_use=count) for cidr, count in usage.items()),
-            released=tuple(g.uid for g in network.spec.blocks if g.state == "Releasing" and not usage[g.cidr]),
+            claims=claims,
+            released=tuple(
+                g.uid
+                for g in network.spec.blocks
+                if not usage[g.cidr] and (g.state == "Releasing" or g.uid in given_back)
+            ),
         )
 
     def settle(self, rounds: int = 30) -> OperatorPlan:
