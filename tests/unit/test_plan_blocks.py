@@ -341,6 +341,23 @@ def test_a_block_that_another_node_uses_goes_to_it_once_its_owner_who_does_not_h
     sim.settle()
 
 
+def test_a_block_that_was_asked_back_for_another_is_not_taken_back_though_its_owner_is_short() -> None:
+    sim = Simulation()
+    sim.add_node("n0", 11, pods=64)
+    sim.add_node("n1", 12, pods=64)
+    sim.add_pool("v4", "10.244.0.0/25")
+    sim.settle()
+    (cidr,) = sim.blocks("n0")
+    sim.pods_in["n1"] = {cidr}
+    sim.answer()
+    states = [sim.blocks("n0", state="Releasing") for _ in range(4) if sim.look()]
+    assert states == [[cidr]] * 4
+    sim.answer()
+    sim.look()
+    sim.look()
+    assert cidr in sim.blocks("n1")
+
+
 def test_a_block_in_which_both_nodes_have_pods_stays_its_owners_and_the_conflict_is_told() -> None:
     sim, cidr = restored_backup("n0", "n1")
     sim.in_use[cidr] = 2
