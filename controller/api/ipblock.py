@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta, Struct
 
 from controller.api.fields import Cidr, Name, cel, rule
-from controller.api.objects import Resource, first_problem
+from controller.api.objects import Network, Resource, first_problem
 
 
 class NodeReference(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -64,3 +64,13 @@ def block_name(cidr: str) -> str:
     else:
         words = str(address).split(".")
     return "-".join([*words, str(network.prefixlen)])
+
+
+def network_of_name(name: str) -> Network | None:
+    """The CIDR whose IPBlock has this name; None if it is no such name."""
+    *words, length = name.split("-")
+    address = (":" if len(words) == 8 else ".").join(words)
+    try:
+        return ipaddress.ip_network(f"{address}/{length}")
+    except ValueError:
+        return None

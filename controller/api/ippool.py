@@ -9,6 +9,8 @@ from controller.api.fields import CIDR_LENGTH, CIDR_RULES, cel, rule
 from controller.api.objects import Conditions, LabelSelector, Resource, family_of, first_problem
 
 DEFAULT_BLOCK_SIZE = {"ipv4": 26, "ipv6": 122}
+# The largest blocks that there are, by their prefix length.
+SHORTEST_BLOCK = {"ipv4": 20, "ipv6": 116}
 
 _FAMILY4 = "cidr(self.cidr).ip().family() == 4"
 
@@ -28,8 +30,9 @@ class IPPoolSpec(
             "blockSize can't be added or removed later: create another pool",
         ),
         rule(
-            f"!has(self.blockSize) || !isCIDR(self.cidr) || ({_FAMILY4} ? (self.blockSize >= 20 && self.blockSize <= 32)"
-            " : (self.blockSize >= 116 && self.blockSize <= 128))",
+            f"!has(self.blockSize) || !isCIDR(self.cidr) || ({_FAMILY4}"
+            f" ? (self.blockSize >= {SHORTEST_BLOCK['ipv4']} && self.blockSize <= 32)"
+            f" : (self.blockSize >= {SHORTEST_BLOCK['ipv6']} && self.blockSize <= 128))",
             "blockSize is a prefix length: 20 to 32 for IPv4, 116 to 128 for IPv6",
             "'blockSize beside cidr ' + self.cidr",
         ),

@@ -77,6 +77,16 @@ class Reason(StrEnum):
         "a node uses a block that belongs to another node",
         "drain the node that claims it and restart its agent",
     )
+    REPORT_INVALID = (
+        "ReportInvalid",
+        "a part of the node's NodeNetwork is no block, and is passed over",
+        "see that the agent is of the operator's version, then restart it",
+    )
+    CLAIM_IS_NO_BLOCK = (
+        "ClaimIsNoBlock",
+        "a node uses a range that nobody granted and that is no block of a pool: it lies outside, or its size is another",
+        "drain the node and restart its agent",
+    )
     BLOCK_CLAIMED = "BlockClaimed", "a node uses a block whose IPBlock is gone; it is created again"
 
     NO_MATCHING_NODE = "NoMatchingNode", "spec.nodeSelector matches no node", "label a node, or change the selector"

@@ -113,6 +113,11 @@ class Shelf(Generic[R]):
         self.objects[key] = decoded
         return is_news
 
+    @property
+    def unknown(self) -> frozenset[str]:
+        """Objects that do not decode and of which no good version is known: they exist, and that is all that is known."""
+        return frozenset(self.invalid.keys() - self.objects.keys())
+
     def _drop(self, key: str) -> bool:
         self._versions.pop(key, None)
         # Both, always: an object may be invalid now and have a good version from before.

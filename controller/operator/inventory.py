@@ -41,4 +41,6 @@ def inventory_of(store: Store) -> Inventory:
         reservations=store.all(IPReservation),
         namespaces=store.all(Namespace),
         services=store.all(ServiceCIDR),
+        invalid=frozenset((kind, name) for kind in WATCHED for name in store.shelf(kind).invalid),
+        unknown=frozenset((kind, name) for kind in WATCHED for name in store.shelf(kind).unknown),
     )

@@ -21,8 +21,10 @@ from controller.plan.claims import Claims, claims_of
 from controller.plan.demand import Usage, block_size_of, usage_of, wanted_addresses
 from controller.plan.freeblocks import FreeBlocks, taken_networks
 from controller.plan.inventory import Inventory, Memory, Moment
+from controller.plan.keeping import kept_grants
 from controller.plan.nodes import NodeFacts
 from controller.plan.pools import FINALIZER, Verdict, is_of, is_selecting
+from controller.plan.reported import Misreport
 
 
 @dataclass
@@ -59,6 +61,7 @@ class Ground:
     memory: Memory
     moment: Moment
     reserved: Mapping[str, tuple[Network, ...]]
+    misreports: tuple[Misreport, ...] = ()
 
     @cached_property
     def networks(self) -> dict[str, NodeNetwork]:
@@ -87,6 +90,8 @@ def plan_blocks(ground: Ground) -> BlockPlan:
     _delete_released(ground, plan, blocks)
     blocks = _after(blocks, plan)
     _ask_back_deselected(ground, plan, blocks)
+    blocks = _after(blocks, plan)
+    _ask_back_unused(ground, plan, blocks)
     blocks = _after(blocks, plan)
     _match_demand(ground, plan, blocks, usages)
     return plan
@@ -118,7 +123,7 @@ def _with(block: IPBlock, spec: IPBlockSpec) -> IPBlock:
 
 
 def _gone_since(ground: Ground) -> dict[str, float]:
-    present = {node.metadata.name for node in ground.inventory.nodes}
+    present = {node.metadata.name for node in ground.inventory.nodes} | ground.inventory.unknown_of(Node)
     holders = {block.spec.node.name for block in ground.inventory.blocks}
     holders |= {network.metadata.name for network in ground.inventory.networks}
     return {name: ground.memory.gone.get(name, ground.moment.monotonic) for name in holders - present}
@@ -163,15 +168,34 @@ def _delete_released(ground: Ground, plan: BlockPlan, blocks: Iterable[IPBlock])
 
 def _ask_back_deselected(ground: Ground, plan: BlockPlan, blocks: Iterable[IPBlock]) -> None:
     """Blocks of pools that are being deleted, gone, or others now, or don't select the node. A disabled pool keeps its blocks."""
-    pools = ground.pools
+    pools, unread = ground.pools, ground.inventory.unknown_of(IPPool)
     for block in blocks:
         facts = ground.facts.get(block.spec.node.name)
-        if (
-            block.spec.state == "Active"
-            and facts is not None
-            and not _belongs(block, pools.get(block.spec.pool), facts.node)
-        ):
+        if block.spec.state != "Active" or facts is None or block.spec.pool in unread:
+            continue
+        if not _belongs(block, pools.get(block.spec.pool), facts.node):
             _set_state(plan, block, "Releasing")
+
+
+def _ask_back_unused(ground: Ground, plan: BlockPlan, blocks: Iterable[IPBlock]) -> None:
+    """Blocks that their node holds and will not use, as after a restored backup: it gave them back, or another node uses them.
+
+    Asked back, not deleted: a node's answer alone says that it stopped. The next claim of the node that uses it is honoured then.
+    """
+    for block in blocks:
+        network = ground.networks.get(block.spec.node.name)
+        if block.spec.state != "Active" or network is None:
+            continue
+        if block.spec.cidr in plan.claims.contested or _is_given_back(block, network):
+            _set_state(plan, block, "Releasing")
+
+
+def _is_given_back(block: IPBlock, network: NodeNetwork) -> bool:
+    """Whether the node has seen that the block is its own again, and says all the same that it gave it back."""
+    is_answer = network.status.observed_generation == network.metadata.generation
+    uid = block.metadata.uid
+    is_listed = any(grant.uid == uid and grant.state == "Active" for grant in network.spec.blocks)
+    return is_answer and is_listed and uid in network.status.released
 
 
 def _belongs(block: IPBlock, pool: IPPool | None, node: Node) -> bool:
@@ -239,7 +263,12 @@ def _need_of(pool: IPPool, facts: NodeFacts, blocks: list[IPBlock], usage: Usage
     leaving = sum(usage.in_block.get(block.spec.cidr, 0) for block in blocks if block.spec.state == "Releasing")
     name = pool.metadata.name
     wanted = wanted_addresses(pool, facts.node, usage.in_pool.get(name, 0) - leaving, usage.waiting.get(name, 0))
-    capacity = sum(block_size_of(block.spec.cidr, ground.reserved) for block in active)
+    network = ground.networks.get(facts.name)
+    unread = (
+        [g for g in kept_grants(ground.inventory, network) if g.pool == name and g.state == "Active"] if network else []
+    )
+    held = [*(block.spec.cidr for block in active), *(grant.cidr for grant in unread)]
+    capacity = sum(block_size_of(cidr, ground.reserved) for cidr in held)
     return _Need(facts.name, wanted, usage.waiting.get(name, 0), capacity)
 
 
@@ -267,7 +296,8 @@ def _take_back(ground: Ground, plan: BlockPlan, need: _Need, blocks: list[IPBloc
     already = {each.metadata.name for each in plan.updates if each.spec.state == "Releasing"}
     for block in sorted(blocks, key=lambda each: each.metadata.name):
         is_leaving = block.spec.state == "Releasing" and block.metadata.name not in already
-        if need.missing > 0 and is_leaving and block.metadata.uid not in network.status.released:
+        is_given_up = block.metadata.uid in network.status.released or block.spec.cidr in plan.claims.contested
+        if need.missing > 0 and is_leaving and not is_given_up:
             _set_state(plan, block, "Active")
             need.capacity += block_size_of(block.spec.cidr, ground.reserved)
 

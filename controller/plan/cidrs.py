@@ -15,6 +15,15 @@ def network_of(cidr: str) -> Network:
 
 
 @lru_cache(maxsize=REMEMBERED)
+def valid_network(cidr: str) -> Network | None:
+    """The network of a CIDR; None if the text is none."""
+    try:
+        return ipaddress.ip_network(cidr)
+    except ValueError:
+        return None
+
+
+@lru_cache(maxsize=REMEMBERED)
 def size_of(cidr: str) -> int:
     """How many addresses a CIDR holds."""
     return network_of(cidr).num_addresses
@@ -27,3 +36,10 @@ def address_of(text: str) -> Address | None:
         return ipaddress.ip_address(text)
     except ValueError:
         return None
+
+
+@lru_cache(maxsize=REMEMBERED)
+def address_key(address: str) -> tuple[int, int]:
+    """Sorts addresses, and so a node's sessions: IPv4 first, then by number."""
+    parsed = ipaddress.ip_address(address)
+    return parsed.version, int(parsed)

@@ -11,16 +11,20 @@ from controller.api.ippool import IPPool
 from controller.api.objects import Network
 from controller.plan.cidrs import network_of
 from controller.plan.inventory import Inventory
+from controller.plan.keeping import unread_blocks
+from controller.plan.reported import block_network
 
 
 def taken_networks(inventory: Inventory) -> tuple[Network, ...]:
     """Every network that somebody holds, uses or claims."""
-    names = {block.spec.cidr for block in inventory.blocks}
+    held = [network_of(block.spec.cidr) for block in inventory.blocks]
+    names: set[str] = set()
     for each in inventory.networks:
         names |= {grant.cidr for grant in each.spec.blocks}
         names |= {claim.cidr for claim in each.status.claims}
         names |= {usage.cidr for usage in each.status.usage if usage.in_use}
-    return tuple(network_of(name) for name in names)
+    named = (block_network(name) for name in names)
+    return (*held, *unread_blocks(inventory), *(network for network in named if network is not None))
 
 
 class FreeBlocks:

@@ -5,9 +5,12 @@ Made by `controller.operator` from its Store; read by every decision of the oper
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
 
 from controller.api import bgpconfiguration
-from controller.api.bgpconfiguration import BGPConfiguration
+from controller.api.bgpconfiguration import BGPConfiguration, BGPConfigurationSpec, GracefulRestart, GracePeriods
 from controller.api.bgppeer import BGPPeer
 from controller.api.clusternetwork import ClusterNetwork
 from controller.api.ipblock import IPBlock
@@ -15,6 +18,9 @@ from controller.api.ippool import IPPool
 from controller.api.ipreservation import IPReservation
 from controller.api.kubernetes import Namespace, Node, ServiceCIDR
 from controller.api.nodenetwork import NodeNetwork
+from controller.api.objects import Resource
+
+Key = tuple[type[Resource], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +56,11 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """Every object that the operator watches."""
+    """Every object that the operator watches.
+
+    `invalid` are kinds and names of objects whose latest version does not decode; `unknown` those of them of which no good version
+    is known. They exist all the same: what follows from them stays as it is (`controller.plan.keeping`).
+    """
 
     nodes: tuple[Node, ...] = ()
     pools: tuple[IPPool, ...] = ()
@@ -62,14 +72,42 @@ class Inventory:
     reservations: tuple[IPReservation, ...] = ()
     namespaces: tuple[Namespace, ...] = ()
     services: tuple[ServiceCIDR, ...] = ()
+    invalid: frozenset[Key] = frozenset()
+    unknown: frozenset[Key] = frozenset()
+
+    def unknown_of(self, kind: type[Resource]) -> frozenset[str]:
+        """Names of the objects of a kind that can't be read and never could."""
+        return frozenset(name for each, name in self.unknown if each is kind) if self.unknown else frozenset()
 
     @property
     def configuration(self) -> BGPConfiguration:
-        """The one named `default`, or the defaults."""
-        named = (each for each in self.configurations if each.metadata.name == "default")
-        return next(named, bgpconfiguration.DEFAULT)
+        """The one named `default`; what the nodes were told of it if it can't be read; or the defaults."""
+        named = next((each for each in self.configurations if each.metadata.name == "default"), None)
+        if named is None and "default" in self.unknown_of(BGPConfiguration) and self.networks:
+            return _told(self.networks)
+        return named or bgpconfiguration.DEFAULT
 
     @property
     def service_ranges(self) -> tuple[str, ...]:
         """All ranges that Services get addresses from."""
         return tuple(sorted({cidr for each in self.services for cidr in each.spec.cidrs}))
+
+
+def _told(networks: tuple[NodeNetwork, ...]) -> BGPConfiguration:
+    """The configuration that the nodes' specs follow from, as far as they show it."""
+    specs = [each.spec for each in networks]
+    mesh: Literal["Auto", "Enabled", "Disabled"] = "Auto"
+    if all(spec.mesh for spec in specs):
+        mesh = "Enabled"
+    elif not any(spec.mesh for spec in specs):
+        mesh = "Disabled"
+    oldest = min(networks, key=lambda each: each.metadata.age_key).spec
+    spec = BGPConfigurationSpec(
+        as_number=oldest.as_number,
+        node_mesh=mesh,
+        listen_port=oldest.listen_port,
+        hold_time=oldest.hold_time,
+        graceful_restart=GracefulRestart(time=oldest.graceful_restart_time),
+        grace_periods=GracePeriods(deleted_node=max(spec.deleted_node_grace for spec in specs)),
+    )
+    return msgspec.structs.replace(bgpconfiguration.DEFAULT, spec=spec)

@@ -8,6 +8,7 @@ from others' UIDs (a NodeNetwork from its new IPBlocks) come with the next plan.
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import msgspec
 
@@ -20,11 +21,15 @@ from controller.api.objects import Metadata, OwnerReference, Resource
 from controller.plan.blocks import BlockPlan, Ground, plan_blocks
 from controller.plan.cidrs import network_of
 from controller.plan.cluster import cluster_network_spec
-from controller.plan.inventory import Inventory, Memory, Moment
+from controller.plan.inventory import Inventory, Key, Memory, Moment
+from controller.plan.keeping import kept_grants, with_kept_parts, with_kept_sessions
 from controller.plan.nodes import NodeFacts, NodePart, node_facts, node_network_spec, router_ids
 from controller.plan.peers import Peering, plan_peering
 from controller.plan.pools import FINALIZER, pool_verdicts, reserved_inside, reserved_networks
+from controller.plan.reported import heard
 from controller.plan.statuses import notes_of, statuses_of
+
+R = TypeVar("R", bound=Resource)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,25 +58,47 @@ class OperatorPlan:
 
 def operator_plan(inventory: Inventory, memory: Memory, moment: Moment) -> OperatorPlan:
     """The whole decision."""
+    networks, misreports = heard(inventory.networks)
+    inventory = replace(inventory, networks=networks)
     facts = node_facts(inventory.nodes)
     memory = _settled(inventory, memory, moment)
-    ground = Ground(
-        inventory, facts, pool_verdicts(inventory), memory, moment, reserved_networks(inventory.reservations)
-    )
+    reserved = reserved_networks(inventory.reservations)
+    ground = Ground(inventory, facts, pool_verdicts(inventory), memory, moment, reserved, misreports)
     blocks = plan_blocks(ground)
     peering = plan_peering(inventory, facts)
     creates, updates, deletes = _networks(ground, blocks, peering)
     cluster = _cluster(ground, peering)
-    return OperatorPlan(
-        creates=(*blocks.creates, *creates, *(c for c in cluster if not c.metadata.uid)),
-        updates=(*blocks.updates, *updates, *(c for c in cluster if c.metadata.uid)),
-        deletes=(*blocks.deletes, *deletes),
-        finalizers=tuple(_finalizers(ground)),
-        statuses=tuple(statuses_of(ground, blocks, peering)),
-        notes=notes_of(ground, blocks),
-        memory=_remembered(ground, blocks),
-        to_verify=_to_verify(ground),
-        wake_at=_wake_at(memory, blocks),
+    return _readable(
+        inventory.invalid,
+        OperatorPlan(
+            creates=(*blocks.creates, *creates, *(c for c in cluster if not c.metadata.uid)),
+            updates=(*blocks.updates, *updates, *(c for c in cluster if c.metadata.uid)),
+            deletes=(*blocks.deletes, *deletes),
+            finalizers=tuple(_finalizers(ground)),
+            statuses=tuple(statuses_of(ground, blocks, peering)),
+            notes=notes_of(ground, blocks),
+            memory=_remembered(ground, blocks),
+            to_verify=_to_verify(ground),
+            wake_at=_wake_at(memory, blocks),
+        ),
+    )
+
+
+def _readable(invalid: frozenset[Key], plan: OperatorPlan) -> OperatorPlan:
+    """The plan without writes of objects whose latest version can't be read: what it says was not looked at."""
+
+    def readable(bodies: tuple[R, ...]) -> tuple[R, ...]:
+        return tuple(body for body in bodies if (type(body), body.metadata.name) not in invalid)
+
+    if not invalid:
+        return plan
+    return replace(
+        plan,
+        creates=readable(plan.creates),
+        updates=readable(plan.updates),
+        deletes=readable(plan.deletes),
+        finalizers=readable(plan.finalizers),
+        statuses=readable(plan.statuses),
     )
 
 
@@ -119,13 +146,14 @@ def _to_verify(ground: Ground) -> frozenset[str]:
 def _finalizers(ground: Ground) -> list[IPPool]:
     """A pool has our finalizer from before its first grant until its last block is gone."""
     holding = {block.spec.pool for block in ground.inventory.blocks}
+    unread = ground.inventory.unknown_of(IPBlock)
     changed = []
     for pool in ground.inventory.pools:
         metadata = pool.metadata
         is_deleting, has = metadata.deletion_timestamp is not None, FINALIZER in metadata.finalizers
         if not is_deleting and not has and ground.verdicts[metadata.name].is_accepted:
             finalizers = (*metadata.finalizers, FINALIZER)
-        elif is_deleting and has and metadata.name not in holding:
+        elif is_deleting and has and metadata.name not in holding and not unread:
             finalizers = tuple(each for each in metadata.finalizers if each != FINALIZER)
         else:
             continue
@@ -139,18 +167,22 @@ def _networks(
     """NodeNetworks to create, to update and to delete."""
     identifiers = router_ids(ground.facts)
     grants = _grants(ground)
+    configuration = ground.inventory.configuration.spec
     creates: list[Resource] = []
     updates: list[Resource] = []
     for name, facts in ground.facts.items():
+        existing = ground.networks.get(name)
+        sessions = peering.sessions.get(name, ())
+        if existing is not None:
+            sessions = with_kept_sessions(ground.inventory, existing, sessions)
         part = NodePart(
             router_id=identifiers[name],
             blocks=grants.get(name, ()),
-            sessions=peering.sessions.get(name, ()),
+            sessions=sessions,
             mesh=name in peering.mesh,
             epoch=ground.memory.epoch,
         )
-        spec = node_network_spec(facts, ground.inventory.configuration.spec, part)
-        existing = ground.networks.get(name)
+        spec = node_network_spec(facts, configuration, part)
         owners = (_owner(facts),)
         if existing is None:
             creates.append(NodeNetwork(metadata=Metadata(name=name, owner_references=owners), spec=spec))
@@ -167,17 +199,16 @@ def _owner(facts: NodeFacts) -> OwnerReference:
 
 def _grants(ground: Ground) -> dict[str, tuple[BlockGrant, ...]]:
     """Each node's blocks as they stand in the IPBlocks, never as they are planned: the lock comes first."""
-    by_node: dict[str, list[IPBlock]] = defaultdict(list)
+    by_node: dict[str, list[BlockGrant]] = defaultdict(list)
     for block in ground.inventory.blocks:
-        by_node[block.spec.node.name].append(block)
-    return {
-        node: tuple(_grant(block, ground) for block in sorted(blocks, key=_position))
-        for node, blocks in by_node.items()
-    }
+        by_node[block.spec.node.name].append(_grant(block, ground))
+    for network in ground.inventory.networks:
+        by_node[network.metadata.name] += kept_grants(ground.inventory, network)
+    return {node: tuple(sorted(grants, key=_position)) for node, grants in by_node.items()}
 
 
-def _position(block: IPBlock) -> tuple[int, int]:
-    network = network_of(block.spec.cidr)
+def _position(grant: BlockGrant) -> tuple[int, int]:
+    network = network_of(grant.cidr)
     return network.version, int(network.network_address)
 
 
@@ -197,4 +228,5 @@ def _cluster(ground: Ground, peering: Peering) -> list[ClusterNetwork]:
     existing = next((each for each in ground.inventory.clusters if each.metadata.name == "default"), None)
     if existing is None:
         return [ClusterNetwork(metadata=Metadata(name="default"), spec=spec)]
+    spec = with_kept_parts(ground.inventory, spec, existing.spec)
     return [] if existing.spec == spec else [msgspec.structs.replace(existing, spec=spec)]

@@ -14,6 +14,7 @@ from controller.api.bgppeer import BGPPeer
 from controller.api.nodenetwork import SessionSpec
 from controller.api.objects import family_of
 from controller.api.reasons import Reason
+from controller.plan.cidrs import address_key
 from controller.plan.inventory import Inventory
 from controller.plan.nodes import NodeFacts
 from controller.plan.pools import Verdict, refusal
@@ -63,16 +64,20 @@ def plan_peering(inventory: Inventory, facts: Mapping[str, NodeFacts]) -> Peerin
         else:
             _peer_with_nodes(draft, peer, chosen, facts)
     return Peering(
-        sessions={node: tuple(by[a] for a in sorted(by, key=_address_key)) for node, by in draft.sessions.items()},
+        sessions={node: tuple(by[a] for a in sorted(by, key=address_key)) for node, by in draft.sessions.items()},
         selected=selected,
         refused={name: tuple(refused) for name, refused in draft.refused.items()},
-        mesh=_mesh(inventory.configuration.spec, facts, draft.sessions),
+        mesh=_mesh(inventory.configuration.spec, facts, _served(draft, inventory)),
     )
 
 
-def _address_key(address: str) -> tuple[int, int]:
-    parsed = ipaddress.ip_address(address)
-    return parsed.version, int(parsed)
+def _served(draft: _Draft, inventory: Inventory) -> dict[str, set[str]]:
+    """The addresses of the sessions that each node keeps; those of a BGPPeer that can't be read stay as they are."""
+    unread = inventory.unknown_of(BGPPeer)
+    served = defaultdict(set, {node: set(by) for node, by in draft.sessions.items()})
+    for network in inventory.networks:
+        served[network.metadata.name] |= {each.address for each in network.spec.sessions if each.peer in unread}
+    return served
 
 
 def _is_selected(peer: BGPPeer, facts: NodeFacts) -> bool:
@@ -82,7 +87,7 @@ def _is_selected(peer: BGPPeer, facts: NodeFacts) -> bool:
 def _mesh(
     configuration: BGPConfigurationSpec,
     facts: Mapping[str, NodeFacts],
-    sessions: Mapping[str, Mapping[str, SessionSpec]],
+    served: Mapping[str, Iterable[str]],
 ) -> dict[str, tuple[str, ...]]:
     """Who is in the mesh, and with which addresses.
 
@@ -95,7 +100,7 @@ def _mesh(
         case "Disabled":
             members = {}
         case "Auto":
-            members = {name: _unserved(each, sessions.get(name, ())) for name, each in facts.items()}
+            members = {name: _unserved(each, served.get(name, ())) for name, each in facts.items()}
     return {name: addresses for name, addresses in members.items() if addresses}
 
 
@@ -180,7 +185,7 @@ def _refused(node: str, reason: Reason, what: str) -> Refused:
 def _session(peer: BGPPeer, ends: _Ends, configuration: BGPConfigurationSpec) -> SessionSpec:
     spec = peer.spec
     between_nodes = bool(ends.peer_node)
-    is_lower = _address_key(ends.local_address) < _address_key(ends.address)
+    is_lower = address_key(ends.local_address) < address_key(ends.address)
     return SessionSpec(
         peer=peer.metadata.name,
         address=ends.address,

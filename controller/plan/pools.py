@@ -16,6 +16,7 @@ from controller.api.objects import Address, Network, family_of
 from controller.api.reasons import Reason
 from controller.plan.cidrs import address_of, network_of
 from controller.plan.inventory import Inventory
+from controller.plan.keeping import unread_pools
 from controller.plan.nodes import internal_addresses
 
 FINALIZER = "podroute.dev/blocks"
@@ -46,7 +47,7 @@ def pool_verdicts(inventory: Inventory) -> dict[str, Verdict]:
     ]
     services = [network_of(cidr) for cidr in inventory.service_ranges]
     verdicts: dict[str, Verdict] = {}
-    before: list[tuple[Network, str]] = []
+    before = unread_pools(inventory)
     for pool in sorted(inventory.pools, key=lambda p: (p.metadata.name not in holding, p.metadata.age_key)):
         name, network = pool.metadata.name, network_of(pool.spec.cidr)
         verdict = (

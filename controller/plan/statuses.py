@@ -104,8 +104,7 @@ def _nodes_served(pool: IPPool, ground: Ground, plan: BlockPlan) -> Verdict:
         return refusal(Reason.NO_NODE_SELECTED, "spec.nodeSelector")
     conflicts = [each for each in plan.claims.conflicts if each.pool == pool.metadata.name]
     if conflicts:
-        words = "; ".join(f"{c.node} uses {c.cidr} of {c.owner or 'no node'}" for c in conflicts[:16])
-        return refusal(Reason.BLOCK_CONFLICT, words)
+        return refusal(conflicts[0].reason, "; ".join(each.words for each in conflicts[:16]))
     family = family_of(pool.spec.cidr)
     lacks = [lack for facts in selected for lack in facts.lacks if lack.family == family]
     if lacks:
@@ -201,9 +200,11 @@ def notes_of(ground: Ground, plan: BlockPlan) -> tuple[Note, ...]:
     for block in plan.claims.recreated:
         said.append((block.spec.node.name, Reason.BLOCK_CLAIMED, f"{block.spec.cidr}: {Reason.BLOCK_CLAIMED.meaning}"))
     for each in plan.claims.conflicts:
-        what = f"{each.cidr} belongs to {each.owner or 'no pool'}"
-        reason = Reason.BLOCK_CONFLICT
-        said.append((each.node, reason, f"{what}; {reason.meaning}; {reason.remedy}"))
+        said.append((each.node, each.reason, f"{each.words}; {each.reason.meaning}; {each.reason.remedy}"))
+    for misreport in ground.misreports:
+        reason = Reason.REPORT_INVALID
+        what = f"NodeNetwork {misreport.node}: {misreport.field} {misreport.value!r}"
+        said.append((misreport.node, reason, f"{what}: {reason.meaning}; {reason.remedy}"))
     nodes = {node.metadata.name: node for node in ground.inventory.nodes}
     return tuple(
         Note("v1", "Node", name, nodes[name].metadata.uid, reason, message)

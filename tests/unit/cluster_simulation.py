@@ -16,7 +16,7 @@ from controller.api.clusternetwork import ClusterNetwork
 from controller.api.ippool import IPPoolSpec
 from controller.api.ipreservation import IPReservation, IPReservationSpec
 from controller.api.kubernetes import Namespace, Node, NodeAddress, NodeCondition, NodeStatus, ServiceCIDR
-from controller.api.nodenetwork import BlockUsage, NodeNetworkStatus, PoolDemand
+from controller.api.nodenetwork import BlockClaim, BlockUsage, NodeNetworkStatus, PoolDemand
 from controller.api.objects import Metadata, Resource
 from controller.plan.inventory import Inventory, Memory, Moment
 from controller.plan.operator import OperatorPlan, operator_plan
@@ -29,7 +29,10 @@ def with_metadata(body: R, **changes: Any) -> R:
 
 
 class Simulation:
-    """Objects by kind and name; `now` is monotonic seconds. `in_use` (by CIDR) and `waiting` (by node, pool) are the pods."""
+    """Objects by kind and name; `now` is monotonic seconds. `in_use` (by CIDR) and `waiting` (by node, pool) are the pods.
+
+    Objects in `unread` are there and do not decode, as to an operator that has just started.
+    """
 
     def __init__(self) -> None:
         self.objects: dict[tuple[type[Resource], str], Any] = {}
@@ -38,6 +41,11 @@ class Simulation:
         self.in_use: dict[str, int] = {}
         self.waiting: dict[tuple[str, str], int] = {}
         self.silent: set[str] = set()
+        # Blocks that a node's pods are in, whoever owns them: 1 address in each.
+        self.pods_in: dict[str, set[str]] = {}
+        # UIDs of blocks that a node has given back for good.
+        self.given_back: dict[str, set[str]] = {}
+        self.unread: set[tuple[type[Resource], str]] = set()
         self.deleted_blocks: list[IPBlock] = []
         self._serial = 0
 
@@ -66,18 +74,23 @@ class Simulation:
     def remove(self, kind: type[Resource], name: str) -> None:
         del self.objects[kind, name]
 
+    def _read(self, kind: type[R]) -> tuple[R, ...]:
+        return tuple(body for body in self.all(kind) if (kind, body.metadata.name) not in self.unread)
+
     def inventory(self) -> Inventory:
         return Inventory(
-            nodes=tuple(self.all(Node)),
-            pools=tuple(self.all(IPPool)),
-            blocks=tuple(self.all(IPBlock)),
-            peers=tuple(self.all(BGPPeer)),
-            configurations=tuple(self.all(BGPConfiguration)),
-            networks=tuple(self.all(NodeNetwork)),
-            clusters=tuple(self.all(ClusterNetwork)),
-            reservations=tuple(self.all(IPReservation)),
-            namespaces=tuple(self.all(Namespace)),
-            services=tuple(self.all(ServiceCIDR)),
+            nodes=self._read(Node),
+            pools=self._read(IPPool),
+            blocks=self._read(IPBlock),
+            peers=self._read(BGPPeer),
+            configurations=self._read(BGPConfiguration),
+            networks=self._read(NodeNetwork),
+            clusters=self._read(ClusterNetwork),
+            reservations=self._read(IPReservation),
+            namespaces=self._read(Namespace),
+            services=self._read(ServiceCIDR),
+            invalid=frozenset(self.unread),
+            unknown=frozenset(self.unread),
         )
 
     def look(self) -> OperatorPlan:
@@ -116,7 +129,10 @@ class Simulation:
                 self.put(msgspec.structs.replace(network, status=self._status(network)))
 
     def _status(self, network: NodeNetwork) -> NodeNetworkStatus:
-        usage = {grant.cidr: self.in_use.get(grant.cidr, 0) for grant in network.spec.blocks}
+        pods_in = self.pods_in.get(network.metadata.name, set())
+        given_back = self.given_back.get(network.metadata.name, set())
+        usage = {g.cidr: max(self.in_use.get(g.cidr, 0), g.cidr in pods_in) for g in network.spec.blocks}
+        claims = tuple(BlockClaim(cidr=cidr) for cidr in sorted(pods_in - usage.keys()))
         pools = {grant.pool for grant in network.spec.blocks}
         pools |= {pool for node, pool in self.waiting if node == network.metadata.name}
         demand = [
@@ -132,7 +148,12 @@ class Simulation:
             observed_generation=network.metadata.generation,
             demand=tuple(demand),
             usage=tuple(BlockUsage(cidr=cidr, in_use=count) for cidr, count in usage.items()),
-            released=tuple(g.uid for g in network.spec.blocks if g.state == "Releasing" and not usage[g.cidr]),
+            claims=claims,
+            released=tuple(
+                g.uid
+                for g in network.spec.blocks
+                if not usage[g.cidr] and (g.state == "Releasing" or g.uid in given_back)
+            ),
         )
 
     def settle(self, rounds: int = 30) -> OperatorPlan:

@@ -117,6 +117,15 @@ def test_an_invalid_object_that_is_deleted_is_no_longer_named() -> None:
     assert store.invalid() == ()
 
 
+def test_an_invalid_object_is_unknown_only_if_it_never_had_a_good_version() -> None:
+    store = store_with(pool("hosts", 1, "10.244.0.1/16"), pool("a", 2))
+    store.apply(event(pool("a", 3, "10.244.0.1/16")))
+    assert store.shelf(IPPool).unknown == {"hosts"}
+    assert set(store.shelf(IPPool).invalid) == {"hosts", "a"}
+    store.apply(event(pool("hosts", 4)))
+    assert store.shelf(IPPool).unknown == set()
+
+
 OPERATION = st.tuples(st.sampled_from(["put", "delete", "list"]), st.sampled_from("abc"), st.integers(0, 3))
 
 

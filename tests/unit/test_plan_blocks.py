@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from controller.api import IPBlock, IPPool, IPReservation, NodeNetwork
 from controller.api.bgpconfiguration import BGPConfiguration, BGPConfigurationSpec, GracePeriods
 from controller.api.kubernetes import Node
-from controller.api.nodenetwork import BlockClaim
+from controller.api.nodenetwork import BlockClaim, BlockGrant
 from controller.api.objects import LabelSelector, Metadata
 from controller.plan.freeblocks import FreeBlocks
+from controller.plan.inventory import Memory
 
 
 def cluster(nodes: int = 2, **pool: object) -> Simulation:
@@ -315,6 +316,81 @@ def test_a_claim_of_a_block_that_nobody_has_is_granted_and_one_of_anothers_is_a_
     assert sim.blocks("n1")[0] not in {g.cidr for g in sim.get(NodeNetwork, "n0").spec.blocks}
 
 
+def restored_backup(owner: str, user: str) -> tuple[Simulation, str]:
+    """A cluster in which a block is `owner`'s again, by its IPBlock, while `user` has pods in it."""
+    sim = cluster(3)
+    sim.settle()
+    cidr = sim.blocks(owner)[0]
+    sim.pods_in[user] = {cidr}
+    sim.memory = Memory(epoch="e2", unsettled_since=sim.now)
+    return sim, cidr
+
+
+def test_a_block_that_another_node_uses_goes_to_it_once_its_owner_who_does_not_has_answered() -> None:
+    sim, cidr = restored_backup("n0", "n1")
+    told = set()
+    for _ in range(12):
+        sim.answer()
+        # The operator looks more often than agents answer.
+        for plan in (sim.look(), sim.look(), sim.look()):
+            told |= {(note.name, note.reason) for note in plan.notes}
+    assert cidr in sim.blocks("n1")
+    assert [(b.spec.cidr, b.spec.state) for b in sim.deleted_blocks] == [(cidr, "Releasing")], "asked back and answered"
+    assert ("n1", "BlockConflict") in told
+    assert len(sim.blocks("n0")) == 2, "its owner has another for it"
+    sim.settle()
+
+
+def test_a_block_that_was_asked_back_for_another_is_not_taken_back_though_its_owner_is_short() -> None:
+    sim = Simulation()
+    sim.add_node("n0", 11, pods=64)
+    sim.add_node("n1", 12, pods=64)
+    sim.add_pool("v4", "10.244.0.0/25")
+    sim.settle()
+    (cidr,) = sim.blocks("n0")
+    sim.pods_in["n1"] = {cidr}
+    sim.answer()
+    states = [sim.blocks("n0", state="Releasing") for _ in range(4) if sim.look()]
+    assert states == [[cidr]] * 4
+    sim.answer()
+    sim.look()
+    sim.look()
+    assert cidr in sim.blocks("n1")
+
+
+def test_a_block_in_which_both_nodes_have_pods_stays_its_owners_and_the_conflict_is_told() -> None:
+    sim, cidr = restored_backup("n0", "n1")
+    sim.in_use[cidr] = 2
+    plan = sim.settle()
+    assert cidr in sim.blocks("n0", state="Active")
+    assert ("n1", "BlockConflict") in {(note.name, note.reason) for note in plan.notes}
+    sim.in_use.clear()
+    sim.settle()
+    assert cidr in sim.blocks("n1")
+
+
+def test_an_owner_that_says_nothing_of_a_block_keeps_it() -> None:
+    sim, cidr = restored_backup("n0", "n1")
+    sim.silent = {"n0"}
+    network = sim.get(NodeNetwork, "n0")
+    sim.put(msgspec.structs.replace(network, status=msgspec.structs.replace(network.status, usage=())))
+    for _ in range(4):
+        sim.answer()
+        sim.look()
+        sim.now += 61
+    assert cidr in sim.blocks("n0", state="Active")
+
+
+def test_an_active_block_that_its_node_says_it_gave_back_is_asked_back_and_replaced() -> None:
+    sim = cluster(1)
+    sim.settle()
+    block = sim.get(IPBlock, "10-244-0-0-26")
+    sim.given_back["n0"] = {block.metadata.uid}
+    sim.settle()
+    assert [b.metadata.uid for b in sim.deleted_blocks] == [block.metadata.uid]
+    assert len(sim.blocks("n0", state="Active")) == 2
+
+
 def test_no_block_of_a_family_that_the_node_can_not_announce() -> None:
     sim = Simulation()
     sim.add_node("n0", 11, families="4")
@@ -369,6 +445,7 @@ def check(sim: Simulation) -> None:
     for block in sim.deleted_blocks:
         is_known = any(n.metadata.name == block.spec.node.name for n in sim.all(Node))
         assert not is_known or not sim.in_use.get(block.spec.cidr), "a block in use was deleted"
+    sim.deleted_blocks.clear()
 
 
 @settings(max_examples=150, deadline=None)
@@ -407,12 +484,15 @@ def reserved_of(sim: Simulation, family: int) -> list[str]:
     return [c for r in sim.all(IPReservation) for c in r.spec.cidrs if (":" in c) == (family == 6)]
 
 
+def is_assigned_from(network: NodeNetwork, grant: BlockGrant) -> bool:
+    """Whether the node's agent gives addresses of the block to new pods."""
+    return grant.state == "Active" and grant.uid not in network.status.released
+
+
 def act(sim: Simulation, step: str, number: int) -> None:
     name, pool = f"n{number}", POOLS[number % len(POOLS)]
     blocks = sim.blocks()
-    # An agent that has reported a block as released assigns nothing from it any more.
-    released = {uid for network in sim.all(NodeNetwork) for uid in network.status.released}
-    usable = sorted(b.spec.cidr for b in sim.all(IPBlock) if b.metadata.uid not in released)
+    usable = sorted(g.cidr for n in sim.all(NodeNetwork) for g in n.spec.blocks if is_assigned_from(n, g))
     match step:
         case "add node" if (Node, name) not in sim.objects:
             sim.add_node(name, 11 + number, pods=20, rack=f"r{number % 2}")
@@ -439,6 +519,7 @@ def act(sim: Simulation, step: str, number: int) -> None:
             sim.remove(IPBlock, block.metadata.name)
 
 
+@settings(deadline=None)
 @given(
     st.integers(16, 24),
     st.integers(0, 4),
