@@ -3,9 +3,8 @@
 `bgp.speaker.daemon` owns the only instance and feeds it from one task; times are CLOCK_MONOTONIC seconds.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from bgp.checking import Checked, checked
 from bgp.decision import ImportPolicy
 from bgp.exabgp.commands import (
     Window,
@@ -15,7 +14,6 @@ from bgp.exabgp.commands import (
     teardown_command,
     withdraw_commands,
 )
-from bgp.exabgp.configuration import neighbour_section
 from bgp.exabgp.events import (
     Answer,
     EndOfRib,
@@ -28,6 +26,7 @@ from bgp.exabgp.events import (
 from bgp.reasons import ProblemReason, SessionReason
 from bgp.rib import AdjRibIn, LocRib
 from bgp.speaker.record import STALE_SECONDS, Record
+from bgp.speaker.wanted import Wanted, why_no_local_address
 from bgp.values import (
     Desired,
     Family,
@@ -54,16 +53,10 @@ class SpeakerState:
         self.started = now
         self.rib = LocRib()
         self.records: dict[str, Record] = {}  # by neighbour address
-        self.desired: Desired | None = None
-        self.desired_since = now
+        self.wanted = Wanted(now)
         self._first_order_at: float | None = None
-        self.configured: dict[str, Neighbour] = {}  # what ExaBGP runs, by address
-        self._sections: dict[str, str] = {}
         self.applied = False
-        self.missing_addresses: frozenset[str] = frozenset()
-        self.rejected: dict[Neighbour, str] = {}  # refused by ExaBGP's parser, and its words
         self.notes: dict[str, Problem] = {}
-        self._checked: Checked | None = None
         self._window = Window()
         self._heard_at = self._idle_at = now
         self._decided: set[Family] = set()
@@ -72,14 +65,25 @@ class SpeakerState:
 
     def set_desired(self, desired: Desired, now: float) -> None:
         """Replaces what is wanted. Routes already received are judged again under the new policy."""
-        found = checked(desired)
-        self.desired, self._checked, self.applied, self.desired_since = desired, found, False, now
-        wanted = {neighbour.address: neighbour for neighbour in found.desired.neighbours}
-        self.rejected = {neighbour: why for neighbour, why in self.rejected.items() if neighbour in wanted.values()}
-        for address, record in self.records.items():
-            if address not in wanted and record.removing_since is None:
-                record.removing_since = now
-                self._reconcile(record)
+        self.wanted.order(desired, now)
+        self._follow(now)
+
+    def reject(self, refused: Mapping[Neighbour, str], now: float) -> None:
+        """ExaBGP's parser refuses these, in its words: their last good versions stay, and the others are served."""
+        self.wanted.reject(refused)
+        self._follow(now)
+
+    def _follow(self, now: float) -> None:
+        self.applied = False
+        wanted = {neighbour.address: neighbour for neighbour in self.clean.neighbours}
+        for address, record in list(self.records.items()):
+            if address in wanted or record.removing_since is not None:
+                continue
+            if address not in self.wanted.configured and not record.established:
+                self._forget(address)  # ExaBGP has never heard of it
+                continue
+            record.removing_since = now
+            self._reconcile(record)
         for neighbour in wanted.values():
             self._want(neighbour, now)
         if self._first_order_at is None:
@@ -108,50 +112,46 @@ class SpeakerState:
     @property
     def clean(self) -> Desired:
         """The desired state without what can't be honoured."""
-        return self._checked.desired if self._checked is not None else Desired(router_id="0.0.0.0")
+        return self.wanted.clean
 
     def neighbours_to_configure(self) -> list[Neighbour]:
         """Who should be in ExaBGP's configuration now, by address: the wanted, and those still being withdrawn from."""
         chosen = []
         for address in sorted(self.records):
             record = self.records[address]
+            running = self.wanted.configured.get(address)
             if record.removing_since is not None:
-                if address in self.configured and not self._withdrawn(record):
-                    chosen.append(self.configured[address])
-            elif not self._held_back(record):
+                if running is not None and not self._withdrawn(record):
+                    chosen.append(running)
+            elif not self.wanted.lacks_local_address(record.neighbour):
                 chosen.append(record.neighbour)
+            elif record.established and running is not None:
+                chosen.append(running)
         return chosen
-
-    def _held_back(self, record: Record) -> bool:
-        if record.neighbour in self.rejected:
-            return True
-        return record.neighbour.local_address in self.missing_addresses and not record.established
 
     def _withdrawn(self, record: Record) -> bool:
         return not record.established or (record.quiet_since is not None and record.quiet_since < 0)
 
-    def set_configured(self, neighbours: Iterable[Neighbour]) -> None:
-        """ExaBGP has confirmed a configuration with exactly these."""
-        self.configured = {neighbour.address: neighbour for neighbour in neighbours}
-        self._sections = {address: self._section(neighbour) for address, neighbour in self.configured.items()}
+    def set_configured(self, neighbours: Sequence[Neighbour], clean: Desired | None = None) -> None:
+        """ExaBGP has confirmed a configuration with exactly these; `clean` is the order it was made from."""
+        self.wanted.confirm(clean if clean is not None else self.clean, neighbours)
         for address, record in list(self.records.items()):
-            if record.removing_since is not None and address not in self.configured:
-                del self.records[address]
-                self._window.forget(address)
-                self.rib.remove(address)
+            if record.removing_since is not None and address not in self.wanted.configured:
+                self._forget(address)
         # A neighbour that still hears its withdrawal is in the configuration but not in the order.
         self.applied = not any(record.removing_since is not None for record in self.records.values())
+
+    def _forget(self, address: str) -> None:
+        del self.records[address]
+        self._window.forget(address)
+        self.rib.remove(address)
 
     def expect_resets(self, neighbours: Iterable[Neighbour]) -> None:
         """A configuration is about to be loaded: sessions whose parameters change will restart."""
         for neighbour in neighbours:
-            address = neighbour.address
-            if address in self._sections and self._sections[address] != self._section(neighbour):
-                self.records[address].reset_expected = True
-
-    def _section(self, neighbour: Neighbour) -> str:
-        """What ExaBGP compares to see whether a session must restart; all else changes in place."""
-        return neighbour_section(neighbour, self.clean.router_id, self.clean.listen_port)
+            record = self.records.get(neighbour.address)
+            if record is not None and not self.wanted.is_confirmed(neighbour):
+                record.reset_expected = True
 
     # Events
 
@@ -370,24 +370,15 @@ class SpeakerState:
     def _is_heard(self, family: Family) -> bool:
         """Only an inherited session may bring back what the kernel has from before; a later one is no reason to wait."""
         records = [r for r in self.records.values() if r.is_inherited and r.removing_since is None]
-        return self.desired is not None and all(
+        return self.wanted.desired is not None and all(
             family in record.settled for record in records if family in record.neighbour.families
         )
 
     def why_held_back(self, record: Record) -> tuple[SessionReason, str] | None:
-        """Why a wanted neighbour is not in ExaBGP's configuration, and what to do; None if it is."""
-        neighbour = record.neighbour
-        if record.removing_since is not None or not self._held_back(record):
+        """Why a wanted neighbour is not in ExaBGP's configuration as ordered, and what to do; None if it is."""
+        if record.removing_since is not None or not self.wanted.lacks_local_address(record.neighbour):
             return None
-        if neighbour in self.rejected:
-            return SessionReason.CONFIGURATION_REFUSED, self.rejected[neighbour]
-        text = f"no interface of this node has {neighbour.local_address}: add the address or name another"
-        return SessionReason.LOCAL_ADDRESS_MISSING, text
-
-    @property
-    def checked(self) -> Checked:
-        """The last order, split into what can be honoured and what cannot."""
-        return self._checked if self._checked is not None else Checked(desired=self.clean, refusals=(), problems=())
+        return why_no_local_address(record.neighbour)
 
 
 def _sent(session: str, prefix: str, next_hop: str, update: UpdateMessage) -> Sent:

@@ -10,19 +10,22 @@ from bgp.values import Detail, Family, Neighbour, Observed, Problem, Session, Se
 
 def head_of(state: SpeakerState) -> Observed:
     """The observed state without its routes."""
+    desired = state.wanted.desired
     sessions: list[Session] = []
-    problems = [*state.checked.problems, *state.notes.values()]
+    problems = [*state.wanted.checked.problems, *state.notes.values()]
     for record in state.records.values():
         held_back = state.why_held_back(record)
-        if held_back is None:
+        if held_back is not None:
+            problems.append(_problem(record.neighbour, held_back[1]))
+        if held_back is None or record.established:
             sessions.append(record.view())
         else:
             sessions.append(_refused(record.neighbour, *held_back, record.since))
-            problems.append(_problem(record.neighbour, *held_back))
-    for refusal in state.checked.refusals:
-        sessions.append(_refused(refusal.neighbour, refusal.reason, refusal.message, state.desired_since))
+    for refusal in state.wanted.checked.refusals:
+        if not refusal.kept:
+            sessions.append(_refused(refusal.neighbour, refusal.reason, refusal.message, state.wanted.since))
     return Observed(
-        generation=state.desired.generation if state.desired is not None else 0,
+        generation=desired.generation if desired is not None else 0,
         applied=state.applied,
         started=state.started,
         # A name that moved to another address is there twice for a moment: who makes a dictionary keeps the new one.
@@ -63,12 +66,11 @@ def _refused(neighbour: Neighbour, reason: SessionReason, message: str, since: f
     )
 
 
-def _problem(neighbour: Neighbour, reason: SessionReason, message: str) -> Problem:
-    missing = reason is SessionReason.LOCAL_ADDRESS_MISSING
+def _problem(neighbour: Neighbour, message: str) -> Problem:
     return Problem(
         object=f"neighbour {neighbour.name}",
-        field="local_address" if missing else "",
-        value=neighbour.local_address if missing else "",
-        reason=ProblemReason.LOCAL_ADDRESS_MISSING if missing else ProblemReason.CONFIGURATION_REFUSED,
+        field="local_address",
+        value=neighbour.local_address,
+        reason=ProblemReason.LOCAL_ADDRESS_MISSING,
         message=message,
     )

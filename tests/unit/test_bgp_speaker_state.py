@@ -224,7 +224,7 @@ def test_a_later_refusal_of_the_connection_does_not_hide_the_reason_before_it():
 
 def test_a_missing_local_address_holds_a_neighbour_back_unless_its_session_stands():
     state = asked()
-    state.missing_addresses = frozenset([TOR.local_address])
+    state.wanted.missing_addresses = frozenset([TOR.local_address])
     assert state.neighbours_to_configure() == []
     assert (tor(state).state, tor(state).reason) == (SessionState.REFUSED, SessionReason.LOCAL_ADDRESS_MISSING)
     assert head_of(state).problems[0].field == "local_address"
@@ -233,9 +233,74 @@ def test_a_missing_local_address_holds_a_neighbour_back_unless_its_session_stand
     assert tor(state).state is SessionState.ESTABLISHED
 
 
-def test_what_the_parser_refuses_is_left_out_until_it_is_changed():
+def test_a_new_local_address_that_the_node_lacks_leaves_the_running_session_as_it_is():
     state = asked()
-    state.rejected[TOR] = "its words"
+    up(state)
+    moved = msgspec.structs.replace(TOR, local_address="192.0.2.12")
+    state.set_desired(msgspec.structs.replace(DESIRED, neighbours=(moved,)), 2.0)
+    state.wanted.missing_addresses = frozenset(["192.0.2.12"])
+    assert state.neighbours_to_configure() == [TOR]
+    assert [problem.value for problem in head_of(state).problems] == ["192.0.2.12"]
+    assert tor(state).state is SessionState.ESTABLISHED
+    state.wanted.missing_addresses = frozenset()
+    assert state.neighbours_to_configure() == [moved]
+
+
+def test_a_wrong_new_version_of_a_running_neighbour_leaves_it_running_and_is_reported():
+    state = asked()
+    up(state)
+    answer_all(state)
+    state.set_desired(msgspec.structs.replace(DESIRED, neighbours=(msgspec.structs.replace(TOR, hold_time=2),)), 2.0)
+    assert state.neighbours_to_configure() == [TOR]
+    assert answer_all(state) == []
+    assert [(session.name, session.state) for session in head_of(state).sessions] == [("tor", SessionState.ESTABLISHED)]
+    (problem,) = head_of(state).problems
+    assert (problem.field, problem.value) == ("hold_time", "2")
+
+
+def test_what_a_wrong_new_version_of_a_neighbour_no_longer_announces_is_withdrawn_all_the_same():
+    state = asked()
+    up(state)
+    answer_all(state)
+    wrong = msgspec.structs.replace(TOR, hold_time=2, announcements=())
+    state.set_desired(msgspec.structs.replace(DESIRED, neighbours=(wrong,)), 2.0)
+    assert [line.split()[2] for line in answer_all(state)] == ["withdraw"]
+
+
+def test_a_version_that_the_parser_refuses_leaves_the_last_good_one_running_and_others_are_served():
+    state = asked()
+    up(state)
+    changed = msgspec.structs.replace(TOR, hold_time=30)
+    other = msgspec.structs.replace(TOR, name="other", address="192.0.2.2")
+    order = msgspec.structs.replace(DESIRED, neighbours=(changed, other))
+    state.set_desired(order, 2.0)
+    assert state.neighbours_to_configure() == [changed, other]
+    state.reject({changed: "its words"}, 2.0)
+    assert state.neighbours_to_configure() == [TOR, other]
+    (problem,) = head_of(state).problems
+    assert problem.reason is ProblemReason.CONFIGURATION_REFUSED
+    assert "its words" in problem.message
+    without = msgspec.structs.replace(changed, announcements=())
+    state.set_desired(msgspec.structs.replace(order, neighbours=(without, other)), 3.0)
+    assert [one.hold_time for one in state.neighbours_to_configure()] == [TOR.hold_time, other.hold_time]
+    corrected = msgspec.structs.replace(TOR, hold_time=60)
+    state.set_desired(msgspec.structs.replace(order, neighbours=(corrected, other)), 4.0)
+    assert state.neighbours_to_configure() == [corrected, other]
+
+
+def test_a_neighbour_that_was_removed_is_not_brought_back_by_a_wrong_version_of_it():
+    state = asked()
+    state.set_desired(msgspec.structs.replace(DESIRED, neighbours=()), 2.0)
+    state.set_configured([])
+    state.set_desired(msgspec.structs.replace(DESIRED, neighbours=(msgspec.structs.replace(TOR, hold_time=2),)), 3.0)
+    assert state.neighbours_to_configure() == []
+    assert tor(state).state is SessionState.REFUSED
+
+
+def test_what_the_parser_refuses_is_left_out_until_it_is_changed():
+    state = SpeakerState(0.0)
+    state.set_desired(DESIRED, 0.0)
+    state.reject({TOR: "its words"}, 0.0)
     assert state.neighbours_to_configure() == []
     assert (tor(state).reason, tor(state).message) == (SessionReason.CONFIGURATION_REFUSED, "its words")
     changed = msgspec.structs.replace(TOR, hold_time=30)
