@@ -153,6 +153,8 @@ class Record:
             received=self.rib.received,
             accepted=self.rib.accepted,
             refused=self.rib.refused_counts(),
+            forgotten=len(self.rib.forgotten),
+            is_incomplete=self.rib.is_incomplete,
             sent=tuple(sorted(self.sent)),
             end_of_rib_sent=tuple(sorted(self.end_of_rib_sent)),
             end_of_rib_received=tuple(sorted(self.end_of_rib_received)),

@@ -97,12 +97,12 @@ class SpeakerState:
             record.is_inherited = self._first_order_at is None
             self.records[neighbour.address] = record
             self.rib.sessions[neighbour.address] = record.rib
-        forgotten = bool(record.rib.forgotten) and policy.widens(record.rib.policy)
+        lacking = record.rib.lacks_for(neighbour, policy)
         self.rib.dirty.update(record.rib.set_policy(neighbour, policy))
         record.neighbour, record.removing_since, record.quiet_since = neighbour, None, None
         if not record.established and record.restarts == 0 and record.last_reason is None:
             record.explain_silence()
-        if forgotten and record.established:
+        if lacking and record.established:
             # Refused routes beyond the number kept may be welcome now: only the peer knows them.
             record.reset_expected = True
             self._window.add([teardown_command(neighbour.address)])

@@ -15,6 +15,8 @@ def head_of(state: SpeakerState) -> Observed:
     problems = [*state.wanted.checked.problems, *state.notes.values()]
     for record in state.records.values():
         held_back = state.why_held_back(record)
+        if record.established and record.rib.lacks_surplus:
+            problems.append(_forgotten(record.neighbour))
         if held_back is not None:
             problems.append(_problem(record.neighbour, held_back[1]))
         if held_back is None or record.established:
@@ -73,4 +75,17 @@ def _problem(neighbour: Neighbour, message: str) -> Problem:
         value=neighbour.local_address,
         reason=ProblemReason.LOCAL_ADDRESS_MISSING,
         message=message,
+    )
+
+
+def _forgotten(neighbour: Neighbour) -> Problem:
+    return Problem(
+        object=f"neighbour {neighbour.name}",
+        field="max_prefixes",
+        value=str(neighbour.max_prefixes),
+        reason=ProblemReason.ROUTES_FORGOTTEN,
+        message=(
+            "some of the routes that came above this limit are no longer known, though there is room again: "
+            "raise the limit, which restarts the session, or restart the session at the neighbour"
+        ),
     )

@@ -382,6 +382,22 @@ def test_a_policy_that_refuses_more_restarts_no_session_and_one_that_accepts_mor
     assert [line.split()[2] for line in answer_all(state)] == ["teardown"]
 
 
+def test_routes_above_the_limit_that_are_forgotten_are_told_when_there_is_room_and_fetched_by_a_higher_limit():
+    few = msgspec.structs.replace(TOR, max_prefixes=1)
+    state = asked(msgspec.structs.replace(DESIRED, neighbours=(few,)))
+    up(state)
+    state.on_event(heard(*(f"10.{count // 256}.{count % 256}.0/24" for count in range(1010))), 1.0)
+    answer_all(state)
+    assert (tor(state).forgotten, head_of(state).problems) == (9, ())
+    known = [path.prefix for path in state.rib.paths()]
+    state.on_event(heard(withdrawn=tuple(known)), 2.0)
+    (problem,) = head_of(state).problems
+    assert (problem.object, problem.reason) == ("neighbour tor", ProblemReason.ROUTES_FORGOTTEN)
+    higher = msgspec.structs.replace(few, max_prefixes=2000)
+    state.set_desired(msgspec.structs.replace(DESIRED, generation=2, neighbours=(higher,)), 3.0)
+    assert [line.split()[2] for line in answer_all(state)] == ["teardown"]
+
+
 def test_a_teardown_is_answered_like_any_other_command_so_later_answers_stay_in_step():
     state = with_more_refused_than_are_kept()
     wider = msgspec.structs.replace(TOR, accept=("10.0.0.0/8", "172.16.0.0/12"))
