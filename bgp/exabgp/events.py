@@ -31,13 +31,14 @@ class SessionChange(msgspec.Struct, frozen=True):
 
 class OpenMessage(msgspec.Struct, frozen=True, kw_only=True):
     """An OPEN from the peer. `restart_time` is None without the graceful restart capability (RFC 4724 section 3);
-    `forwarding` are the families whose routes it kept while it restarted."""
+    `restartable` are the families in it, `forwarding` those whose routes it kept while it restarted."""
 
     address: str
     asn: int
     hold_time: int
     families: tuple[Family, ...]
     restart_time: int | None
+    restartable: tuple[Family, ...]
     forwarding: tuple[Family, ...]
 
 
@@ -222,6 +223,7 @@ def _open_event(address: str, raw: _Open) -> OpenMessage:
     asn = raw.asn
     restart_time: int | None = None
     families: tuple[Family, ...] = ()
+    restartable: tuple[Family, ...] = ()
     forwarding: tuple[Family, ...] = ()
     for capability in raw.capabilities.values():
         name = capability.get("name")
@@ -232,6 +234,7 @@ def _open_event(address: str, raw: _Open) -> OpenMessage:
         elif name == "graceful restart":
             restart_time = int(capability.get("time", 0))
             flags = capability.get("address-family-flags", {})
+            restartable = tuple(_FAMILIES[family] for family in flags if family in _FAMILIES)
             forwarding = tuple(_FAMILIES[family] for family in flags if family in _FAMILIES and flags[family])
     return OpenMessage(
         address=address,
@@ -239,5 +242,6 @@ def _open_event(address: str, raw: _Open) -> OpenMessage:
         hold_time=raw.hold_time,
         families=families,
         restart_time=restart_time,
+        restartable=restartable,
         forwarding=forwarding,
     )

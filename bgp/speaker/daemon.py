@@ -227,7 +227,7 @@ class Daemon:
         while True:
             await self._work_due.wait()
             self._work_due.clear()
-            for line in self._state.command_lines():
+            for line in self._state.telling.lines():
                 writer.write(f"{line}\n".encode())
             self._server.publish(self._state.decide(DECISIONS_PER_ROUND))
             if self._state.rib.dirty:
@@ -240,10 +240,10 @@ class Daemon:
         while True:
             await asyncio.sleep(self._state.seconds_to_wait(TICK_SECONDS))
             now = time.monotonic()
-            if not self._state.exabgp_is_alive(now):
+            if not self._state.telling.exabgp_is_alive(now):
                 log.error("ExaBGP does not answer any more")
                 return
-            if self._state.tick(now) or self._state.commands_wait:
+            if self._state.tick(now) or self._state.telling.commands_wait:
                 self._work_due.set()
             if now >= addresses_at:
                 addresses_at = now + ADDRESS_CHECK_SECONDS

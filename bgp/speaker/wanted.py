@@ -89,6 +89,14 @@ class Wanted:
         section = neighbour_section(neighbour, self.clean.router_id, self.clean.listen_port)
         return self._sections.get(neighbour.address, section) == section
 
+    def is_rejected(self, neighbour: Neighbour) -> bool:
+        """Whether ExaBGP's parser has refused this version."""
+        return without_announcements(neighbour) in self._rejected
+
+    def ran_before(self, neighbour: Neighbour) -> bool:
+        """Whether an earlier run of the speaker had it: the peer may still hold what it was told then."""
+        return self.good is not None and any(one.address == neighbour.address for one in self.good.neighbours)
+
     def lacks_local_address(self, neighbour: Neighbour) -> bool:
         """Whether no interface of the node has the address that the session is to use."""
         return neighbour.local_address in self.missing_addresses
