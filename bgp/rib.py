@@ -235,9 +235,9 @@ class LocRib:
         return changed
 
     def paths(self) -> Iterator[Path]:
-        """Every path of every session, with what became of it: for a person to read."""
-        for rib in self.sessions.values():
-            for prefix, entry in rib.entries.items():
+        """Every path of every session, with what became of it: for a person to read, while routes come and go."""
+        for rib in list(self.sessions.values()):
+            for prefix, entry in list(rib.entries.items()):
                 lost = None if entry.refused else losing_reasons(self.candidates(prefix)).get(rib.session)
                 yield Path(
                     session=rib.session,

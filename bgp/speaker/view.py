@@ -3,9 +3,11 @@
 Called by `bgp.speaker.server`.
 """
 
+from collections.abc import Iterator
+
 from bgp.reasons import ProblemReason, SessionReason
 from bgp.speaker.state import SpeakerState
-from bgp.values import Detail, Family, Neighbour, Observed, Problem, Session, SessionState
+from bgp.values import Detail, Family, Neighbour, Observed, Path, Problem, Sent, Session, SessionState
 
 
 def head_of(state: SpeakerState) -> Observed:
@@ -51,10 +53,16 @@ def observed_of(state: SpeakerState) -> Observed:
     )
 
 
-def detail_of(state: SpeakerState) -> Detail:
-    """Everything, for a person."""
+def shown_of(state: SpeakerState) -> tuple[Observed, Iterator[Path], list[Sent]]:
+    """Everything, for a person. The paths are made as they are asked for; routes may come and go meanwhile."""
     sent = [sent for record in state.records.values() for _, sent in sorted(record.sent.items())]
-    return Detail(observed=observed_of(state), paths=tuple(state.rib.paths()), sent=tuple(sent))
+    return observed_of(state), state.rib.paths(), sent
+
+
+def detail_of(state: SpeakerState) -> Detail:
+    """Everything at once."""
+    observed, paths, sent = shown_of(state)
+    return Detail(observed=observed, paths=tuple(paths), sent=tuple(sent))
 
 
 def _refused(neighbour: Neighbour, reason: SessionReason, message: str, since: float) -> Session:
