@@ -5,7 +5,7 @@ a wrong announcement is left out and its neighbour served; a wrong entry of a sh
 """
 
 import ipaddress
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
@@ -19,11 +19,12 @@ MAX_PREPEND = 16
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """Why a neighbour is not configured."""
+    """Why a neighbour is not configured as the order has it. `kept`: its last good version is served in its place."""
 
     neighbour: Neighbour
     reason: SessionReason
     message: str
+    kept: bool = False
 
 
 class Checked(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,39 +35,41 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[Problem, ...]
 
 
+class Experience(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known from before an order: `good` is what ExaBGP ran last (None: nothing yet); `rejected` says, in
+    ExaBGP's words, why its parser refused a neighbour, which stands there `without_announcements`."""
+
+    good: Desired | None = None
+    rejected: Mapping[Neighbour, str] = {}
+
+
 class _Wrong(ValueError):
     """A field that cannot be honoured; `args` are field, value and remedy."""
 
 
-def checked(desired: Desired) -> Checked:
-    """Splits a desired state into what can be served and what cannot."""
+_KEPT = "; until then the last good version stays in force"
+
+
+def checked(desired: Desired, experience: Experience | None = None) -> Checked:
+    """Splits a desired state into what can be served and what cannot.
+
+    Where a new version cannot be served, the last good one stays in force: a mistake must not end what runs.
+    """
+    experience = experience if experience is not None else Experience()
     findings = _Findings()
     try:
-        _require_address("router_id", desired.router_id, Family.IPV4)
-        _require(1 <= desired.listen_port <= 65535, "listen_port", desired.listen_port, "use a port from 1 to 65535")
+        router_id, listen_port = _identity(desired, experience.good, findings)
     except _Wrong as wrong:
         findings.problem("desired", wrong, ProblemReason.INVALID_VALUE)
-        refused = [_refuse(neighbour, wrong, findings) for neighbour in desired.neighbours]
+        refused = [_refusal(neighbour, wrong) for neighbour in desired.neighbours]
+        for refusal in refused:
+            findings.problem(f"neighbour {refusal.neighbour.name}", wrong, ProblemReason.INVALID_VALUE)
         return Checked(
             desired=msgspec.structs.replace(desired, neighbours=()),
             refusals=tuple(refused),
             problems=tuple(findings.problems),
         )
-    served: dict[str, Neighbour] = {}
-    names: set[str] = set()
-    refusals: list[Refusal] = []
-    for neighbour in desired.neighbours:
-        try:
-            good = _checked_neighbour(neighbour, findings)
-            _require(good.name not in names, "name", good.name, "another neighbour has this name: give it its own")
-        except _Wrong as wrong:
-            refusals.append(_refuse(neighbour, wrong, findings))
-            continue
-        names.add(good.name)
-        if good.address in served:
-            refusals.append(_conflict(good, served[good.address], findings))
-            continue
-        served[good.address] = good
+    neighbours, refusals = _served(desired.neighbours, experience, findings)
     refuse = desired.refuse
     lists = msgspec.structs.replace(
         refuse,
@@ -77,12 +80,90 @@ def checked(desired: Desired) -> Checked:
     )
     clean = msgspec.structs.replace(
         desired,
-        router_id=canonical(desired.router_id),
-        neighbours=tuple(served.values()),
+        router_id=router_id,
+        listen_port=listen_port,
+        neighbours=neighbours,
         refuse=lists,
         on_link=findings.good("on_link", desired.on_link, _prefix),
     )
-    return Checked(desired=clean, refusals=tuple(refusals), problems=tuple(findings.problems))
+    # A kept session judges the order's announcements once more.
+    return Checked(desired=clean, refusals=refusals, problems=tuple(dict.fromkeys(findings.problems)))
+
+
+def without_announcements(neighbour: Neighbour) -> Neighbour:
+    """The neighbour as far as ExaBGP's configuration may depend on it."""
+    return msgspec.structs.replace(neighbour, announcements=())
+
+
+def _identity(desired: Desired, good: Desired | None, findings: "_Findings") -> tuple[str, int]:
+    """The router id and the port to use. Raises _Wrong for a bad one if there is no good one from before."""
+    router_id, listen_port = desired.router_id, desired.listen_port
+    try:
+        _require_address("router_id", router_id, Family.IPV4)
+        router_id = canonical(router_id)
+        _require(router_id != "0.0.0.0", "router_id", router_id, "use another than 0.0.0.0 (RFC 6286 section 2.1)")
+    except _Wrong as wrong:
+        router_id = findings.kept_or_raise("desired", wrong, good).router_id
+    try:
+        _require(1 <= listen_port <= 65535, "listen_port", listen_port, "use a port from 1 to 65535")
+    except _Wrong as wrong:
+        listen_port = findings.kept_or_raise("desired", wrong, good).listen_port
+    return router_id, listen_port
+
+
+def _served(
+    wanted: Iterable[Neighbour], experience: Experience, findings: "_Findings"
+) -> tuple[tuple[Neighbour, ...], tuple[Refusal, ...]]:
+    """The neighbours to serve, and what is said of the others. New versions come first: a kept one takes no place."""
+    served: dict[str, Neighbour] = {}
+    names: set[str] = set()
+    failed: list[tuple[Refusal, Problem]] = []
+    for neighbour in wanted:
+        try:
+            good = _checked_neighbour(neighbour, findings)
+            _require(good.name not in names, "name", good.name, "another neighbour has this name: give it its own")
+        except _Wrong as wrong:
+            problem = _problem(f"neighbour {neighbour.name}", wrong, ProblemReason.INVALID_VALUE)
+            failed.append((_refusal(neighbour, wrong), problem))
+            continue
+        names.add(good.name)
+        words = experience.rejected.get(without_announcements(good))
+        if words is not None:
+            failed.append(_rejection(neighbour, words))
+        elif good.address in served:
+            failed.append(_conflict(good, served[good.address]))
+        else:
+            served[good.address] = good
+    refusals = []
+    taken = {neighbour.name for neighbour in served.values()}
+    for refusal, problem in failed:
+        last = _last_good(refusal.neighbour, experience, findings)
+        kept = last is not None and last.address not in served and last.name not in taken
+        if last is not None and kept:
+            served[last.address] = last
+            taken.add(last.name)
+        refusals.append(msgspec.structs.replace(refusal, kept=kept))
+        message = problem.message + _KEPT if kept else problem.message
+        findings.problems.append(msgspec.structs.replace(problem, message=message))
+    return tuple(served.values()), tuple(refusals)
+
+
+def _last_good(neighbour: Neighbour, experience: Experience, findings: "_Findings") -> Neighbour | None:
+    """What ran before under this name, else at this address, with what the order has to say on it.
+
+    What is announced follows the order even so: an address block that is given back must be withdrawn.
+    """
+    before = experience.good.neighbours if experience.good is not None else ()
+    last = next((one for one in before if one.name == neighbour.name), None)
+    last = last or next((one for one in before if one.address == neighbour.address), None)
+    if last is None or without_announcements(last) in experience.rejected:
+        return None
+    announcements = _good_announcements(neighbour, last, findings)
+    try:
+        accept = tuple(_prefix("accept", prefix) for prefix in neighbour.accept)
+    except _Wrong:
+        accept = last.accept
+    return msgspec.structs.replace(last, accept=accept, announcements=announcements)
 
 
 class _Findings:
@@ -92,8 +173,15 @@ class _Findings:
         self.problems: list[Problem] = []
 
     def problem(self, subject: str, wrong: _Wrong, reason: ProblemReason) -> None:
+        self.problems.append(_problem(subject, wrong, reason))
+
+    def kept_or_raise(self, subject: str, wrong: _Wrong, good: Desired | None) -> Desired:
+        """What to fall back on, and says so. Raises what is wrong if there is nothing."""
+        if good is None:
+            raise wrong
         field, value, remedy = wrong.args
-        self.problems.append(Problem(object=subject, field=field, value=str(value), reason=reason, message=remedy))
+        self.problem(subject, _Wrong(field, value, remedy + _KEPT), ProblemReason.INVALID_VALUE)
+        return good
 
     def good(self, field: str, values: Iterable[str], parse: Callable[[str, str], str]) -> tuple[str, ...]:
         kept = []
@@ -105,44 +193,56 @@ class _Findings:
         return tuple(kept)
 
 
-def _refuse(neighbour: Neighbour, wrong: _Wrong, findings: _Findings) -> Refusal:
-    findings.problem(f"neighbour {neighbour.name}", wrong, ProblemReason.INVALID_VALUE)
+def _problem(subject: str, wrong: _Wrong, reason: ProblemReason) -> Problem:
+    field, value, remedy = wrong.args
+    return Problem(object=subject, field=field, value=str(value), reason=reason, message=remedy)
+
+
+def _refusal(neighbour: Neighbour, wrong: _Wrong) -> Refusal:
     field, value, remedy = wrong.args
     return Refusal(neighbour, SessionReason.CONFIGURATION_REFUSED, f"{field} {value!r}: {remedy}")
 
 
-def _conflict(neighbour: Neighbour, first: Neighbour, findings: _Findings) -> Refusal:
+def _rejection(neighbour: Neighbour, words: str) -> tuple[Refusal, Problem]:
+    wrong = _Wrong("", "", words)
+    problem = _problem(f"neighbour {neighbour.name}", wrong, ProblemReason.CONFIGURATION_REFUSED)
+    return Refusal(neighbour, SessionReason.CONFIGURATION_REFUSED, words), problem
+
+
+def _conflict(neighbour: Neighbour, first: Neighbour) -> tuple[Refusal, Problem]:
     message = f"neighbour {first.name} has the same address and comes first: remove one of them"
-    findings.problem(
-        f"neighbour {neighbour.name}",
-        _Wrong("address", neighbour.address, message),
-        ProblemReason.ADDRESS_CONFLICT,
-    )
-    return Refusal(neighbour, SessionReason.ADDRESS_CONFLICT, message)
+    wrong = _Wrong("address", neighbour.address, message)
+    problem = _problem(f"neighbour {neighbour.name}", wrong, ProblemReason.ADDRESS_CONFLICT)
+    return Refusal(neighbour, SessionReason.ADDRESS_CONFLICT, message), problem
 
 
 def _checked_neighbour(neighbour: Neighbour, findings: _Findings) -> Neighbour:
     _check_addresses(neighbour)
     _check_timers(neighbour)
     _check_security(neighbour)
-    announcements: dict[str, Announcement] = {}
-    for announcement in neighbour.announcements:
-        try:
-            good = _checked_announcement(announcement, neighbour)
-            _require(good.prefix not in announcements, "prefix", good.prefix, "announced twice: keep one")
-        except _Wrong as wrong:
-            subject = f"neighbour {neighbour.name} announcement {announcement.prefix}"
-            findings.problem(subject, wrong, ProblemReason.INVALID_VALUE)
-            continue
-        announcements[good.prefix] = good
     return msgspec.structs.replace(
         neighbour,
         address=canonical(neighbour.address),
         local_address=canonical(neighbour.local_address),
         families=tuple(sorted(set(neighbour.families))),
         accept=tuple(_prefix("accept", prefix) for prefix in neighbour.accept),
-        announcements=tuple(announcements.values()),
+        announcements=_good_announcements(neighbour, neighbour, findings),
     )
+
+
+def _good_announcements(order: Neighbour, session: Neighbour, findings: _Findings) -> tuple[Announcement, ...]:
+    """What the order announces, as far as the session can carry it; what it can't is named."""
+    announcements: dict[str, Announcement] = {}
+    for announcement in order.announcements:
+        try:
+            good = _checked_announcement(announcement, session)
+            _require(good.prefix not in announcements, "prefix", good.prefix, "announced twice: keep one")
+        except _Wrong as wrong:
+            subject = f"neighbour {order.name} announcement {announcement.prefix}"
+            findings.problem(subject, wrong, ProblemReason.INVALID_VALUE)
+            continue
+        announcements[good.prefix] = good
+    return tuple(announcements.values())
 
 
 def _check_addresses(neighbour: Neighbour) -> None:

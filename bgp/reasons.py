@@ -60,3 +60,4 @@ class ProblemReason(StrEnum):
     LOCAL_ADDRESS_MISSING = "LocalAddressMissing"
     CONFIGURATION_REFUSED = "ConfigurationRefused"
     NOT_APPLIED = "NotApplied"  # ExaBGP has not confirmed the configuration (yet)
+    ROUTES_FORGOTTEN = "RoutesForgotten"  # there is room again for routes above the limit that are no longer known

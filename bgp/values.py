@@ -123,7 +123,9 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `since` is when `state` was entered. `reason` and `message` say why it is not established; `last_reason` keeps
     what ended it last. `restarts` counts how often it left Established since the speaker started. `hold_time`
     (seconds) and `families` are what was negotiated. `received` counts prefixes in Adj-RIB-In, `accepted` those that
-    import let in, `refused` the others by reason. `sent` are the prefixes ExaBGP reported as sent and not withdrawn
+    import let in, `refused` the others by reason. `forgotten` counts those of the refused that are no longer known
+    whole: only the peer can tell them again, on a new session. `is_incomplete` says that even more were refused than
+    could be counted. `sent` are the prefixes ExaBGP reported as sent and not withdrawn
     on the present session. `settled` are the families for which the peer's picture is complete (end-of-RIB seen, or
     waited for long enough). `keep_until` is set while routes of a lost session are kept (RFC 4724 section 4.2).
     """
@@ -141,6 +143,8 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     received: int = 0
     accepted: int = 0
     refused: dict[ImportReason, int] = {}
+    forgotten: int = 0
+    is_incomplete: bool = False
     sent: tuple[str, ...] = ()
     end_of_rib_sent: tuple[Family, ...] = ()
     end_of_rib_received: tuple[Family, ...] = ()

@@ -25,32 +25,26 @@ class Command(msgspec.Struct, frozen=True):
 
     line: str
     address: str
-    prefixes: tuple[str, ...] = ()
-    withdrawn: tuple[Announcement, ...] = ()
+    announcements: tuple[Announcement, ...] = ()
 
 
 def announce_commands(neighbour: Neighbour, announcements: Iterable[Announcement]) -> list[Command]:
     """Announces, grouped by equal attributes."""
-    return [
-        Command(
-            f"neighbor {neighbour.address} announce {attributes} nlri {' '.join(prefixes)}", neighbour.address, prefixes
-        )
-        for attributes, prefixes in _grouped(neighbour, announcements)
-    ]
+    return _commands("announce", neighbour, announcements)
 
 
 def withdraw_commands(neighbour: Neighbour, announcements: Iterable[Announcement]) -> list[Command]:
     """Withdraws what was announced; ExaBGP's parser wants a next hop, so the attributes are repeated."""
-    told = {announcement.prefix: announcement for announcement in announcements}
-    return [
-        Command(
-            f"neighbor {neighbour.address} withdraw {attributes} nlri {' '.join(prefixes)}",
-            neighbour.address,
-            prefixes,
-            tuple(told[prefix] for prefix in prefixes),
-        )
-        for attributes, prefixes in _grouped(neighbour, told.values())
-    ]
+    return _commands("withdraw", neighbour, announcements)
+
+
+def _commands(verb: str, neighbour: Neighbour, announcements: Iterable[Announcement]) -> list[Command]:
+    commands = []
+    for attributes, chunk in _grouped(neighbour, announcements):
+        prefixes = " ".join(announcement.prefix for announcement in chunk)
+        line = f"neighbor {neighbour.address} {verb} {attributes} nlri {prefixes}"
+        commands.append(Command(line, neighbour.address, chunk))
+    return commands
 
 
 def end_of_rib_command(address: str, family: Family) -> Command:
@@ -68,13 +62,15 @@ def teardown_command(address: str) -> Command:
     return Command(f"neighbor {address} teardown 4", address)
 
 
-def _grouped(neighbour: Neighbour, announcements: Iterable[Announcement]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    groups: dict[tuple[Family, str], list[str]] = {}
+def _grouped(
+    neighbour: Neighbour, announcements: Iterable[Announcement]
+) -> Iterator[tuple[str, tuple[Announcement, ...]]]:
+    groups: dict[tuple[Family, str], list[Announcement]] = {}
     for announcement in announcements:
         family = Family.IPV6 if ":" in announcement.prefix else Family.IPV4
-        groups.setdefault((family, attributes_text(neighbour, announcement)), []).append(announcement.prefix)
-    for (_, attributes), prefixes in groups.items():
-        remaining = iter(prefixes)
+        groups.setdefault((family, attributes_text(neighbour, announcement)), []).append(announcement)
+    for (_, attributes), members in groups.items():
+        remaining = iter(members)
         while chunk := tuple(islice(remaining, PREFIXES_PER_LINE)):
             yield attributes, chunk
 

@@ -31,7 +31,7 @@ class SessionChange(msgspec.Struct, frozen=True):
 
 class OpenMessage(msgspec.Struct, frozen=True, kw_only=True):
     """An OPEN from the peer. `restart_time` is None without the graceful restart capability (RFC 4724 section 3);
-    `restartable` are the families that capability lists, `forwarding` those whose routes it kept while it restarted."""
+    `restartable` are the families in it, `forwarding` those whose routes it kept while it restarted."""
 
     address: str
     asn: int

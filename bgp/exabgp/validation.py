@@ -14,8 +14,11 @@ def refusal_of(path: str) -> str:
     from exabgp.configuration.configuration import Configuration
 
     configuration = Configuration([path])
-    if configuration.reload() is True:
-        return ""
+    try:
+        if configuration.reload() is True:
+            return ""
+    except Exception as error:  # its parser stumbles over this file: the next one may be good
+        return f"ExaBGP's parser ends with {type(error).__name__}"
     lines = [line.strip() for line in str(configuration.error).splitlines()]
     return " ".join(line for line in lines if line and "md5-password" not in line) or "refused without a reason"
 

@@ -23,7 +23,7 @@ import msgspec
 from bgp.exabgp.events import Event, Other, event_of
 from bgp.prefixes import family_of
 from bgp.reasons import ProblemReason
-from bgp.speaker.paths import CONFIGURATION_NAME, LOG_SOCKET_NAME, SOCKET_NAME, STORE_NAME
+from bgp.speaker.paths import CONFIGURATION_NAME, GOOD_NAME, LOG_SOCKET_NAME, SOCKET_NAME, STORE_NAME
 from bgp.speaker.reload import Reloader, ReloadRefused, ValidationFailed
 from bgp.speaker.server import Server
 from bgp.speaker.state import SpeakerState
@@ -48,6 +48,8 @@ class Daemon:
         """`run_dir` is the speaker's own folder."""
         self._run_dir = run_dir
         self._store = Store(run_dir / STORE_NAME)
+        self._good_store = Store(run_dir / GOOD_NAME)
+        self._stored_good: Desired | None = None
         self._state = SpeakerState(time.monotonic())
         self._server = Server(self._state, self._on_desired)
         self._reloader = Reloader(run_dir, [sys.executable, "-I", *_own_command()])
@@ -89,6 +91,12 @@ class Daemon:
 
     def _restore(self) -> None:
         try:
+            self._stored_good = self._good_store.load()
+        except (OSError, msgspec.DecodeError) as error:
+            log.error("what ran before can't be read and is left out: %s", error)
+        if self._stored_good is not None:
+            self._state.wanted.recall(self._stored_good)
+        try:
             desired = self._store.load()
         except (OSError, msgspec.DecodeError) as error:
             log.error("the stored state can't be read and is left out until the agent comes: %s", error)
@@ -102,7 +110,7 @@ class Daemon:
 
     def _on_desired(self, desired: Desired) -> None:
         """Stores an order, then follows it. Raises OSError if it can't be stored; nothing has changed then."""
-        if self._state.desired != desired:
+        if self._state.wanted.desired != desired:
             self._store.save(desired)
             self._accept(desired)
 
@@ -117,8 +125,8 @@ class Daemon:
         """Notes which local addresses the node lacks: a socket can be bound to the others."""
         wanted = {neighbour.local_address for neighbour in self._state.clean.neighbours}
         missing = frozenset(address for address in wanted if not _is_local(address))
-        if missing != self._state.missing_addresses:
-            self._state.missing_addresses = missing
+        if missing != self._state.wanted.missing_addresses:
+            self._state.wanted.missing_addresses = missing
             self._configuration_due.set()
             self._work_due.set()
 
@@ -181,7 +189,7 @@ class Daemon:
         if text != self._running_text:
             refused = await self._reloader.refusals(desired, neighbours)
             if refused:
-                self._state.rejected.update(refused)
+                self._state.reject(refused, time.monotonic())
                 self._configuration_due.set()
                 return
             self._state.expect_resets(neighbours)
@@ -189,11 +197,23 @@ class Daemon:
             await self._reloader.apply(text, len(neighbours))
             self._running_text = text
             log.info("ExaBGP runs a configuration with %d neighbours", len(neighbours))
-        self._state.set_configured(neighbours)
+        self._state.set_configured(neighbours, desired)
+        self._remember_good()
         if self._configuration_due.is_set():
             self._state.applied = False  # a later order is already there
         self._state.notes.pop("desired configuration", None)
         self._work_due.set()
+
+    def _remember_good(self) -> None:
+        """Keeps on disk what runs: a later start must find it even if the order has become a wrong one since."""
+        good = self._state.wanted.good
+        if good is None or good == self._stored_good:
+            return
+        try:
+            self._good_store.save(good)
+            self._stored_good = good
+        except OSError as error:
+            log.error("what runs can't be stored, and is not there for a restart with a wrong order: %s", error)
 
     def _note_not_applied(self, message: str) -> None:
         path = str(self._run_dir / CONFIGURATION_NAME)
@@ -207,7 +227,7 @@ class Daemon:
         while True:
             await self._work_due.wait()
             self._work_due.clear()
-            for line in self._state.command_lines():
+            for line in self._state.telling.lines():
                 writer.write(f"{line}\n".encode())
             self._server.publish(self._state.decide(DECISIONS_PER_ROUND))
             if self._state.rib.dirty:
@@ -220,10 +240,10 @@ class Daemon:
         while True:
             await asyncio.sleep(self._state.seconds_to_wait(TICK_SECONDS))
             now = time.monotonic()
-            if not self._state.exabgp_is_alive(now):
+            if not self._state.telling.exabgp_is_alive(now):
                 log.error("ExaBGP does not answer any more")
                 return
-            if self._state.tick(now) or self._state.commands_wait:
+            if self._state.tick(now) or self._state.telling.commands_wait:
                 self._work_due.set()
             if now >= addresses_at:
                 addresses_at = now + ADDRESS_CHECK_SECONDS

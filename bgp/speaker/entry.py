@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     here = Path(__file__).resolve().parent
     daemon = str(here / "start_daemon.py")
     try:
-        process_section([sys.executable, daemon, run_dir])
+        process_section([sys.executable, daemon, run_dir])  # only to see that these words can be written
     except ValueError as error:
         print(f"podroute speaker: {error}", file=sys.stderr)
         return 1

@@ -39,10 +39,11 @@ def become(uid: int, gid: int) -> None:
     _prctl(libc, PR_SET_NO_NEW_PRIVS, 1)
 
 
-def die_with_parent(parent: int | None = None) -> None:
-    """Asks the kernel for SIGKILL when the parent thread ends. Exits at once if `parent` has ended already."""
+def die_with_parent(parent: int) -> None:
+    """Asks the kernel for SIGKILL when the parent thread ends. Exits at once if `parent` has ended already: whoever
+    started this process must say who that was, since an orphan can't tell its first parent from the one it has."""
     _prctl(ctypes.CDLL(None, use_errno=True), PR_SET_PDEATHSIG, signal.SIGKILL)
-    if parent is not None and os.getppid() != parent:
+    if os.getppid() != parent:
         os._exit(1)
 
 

@@ -4,12 +4,19 @@ A client writes `Sync`, `Watch` or `Show`. `Sync` is answered by `Stored` (or `F
 disk; `Watch` by a `Snapshot` and then a `Delta` for each batch of changes, until the client closes; `Show` by `Shown`.
 """
 
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TypeVar
+
 import msgspec
 
-from bgp.values import Desired, Detail, Observed, Route
+from bgp.values import Desired, Detail, Observed, Path, Route, Sent
+
+_T = TypeVar("_T")
 
 # A snapshot of 100,000 routes is about 12 MB on one line.
 LINE_LIMIT = 256 * 1024 * 1024
+ITEMS_PER_PIECE = 200  # a few milliseconds of work: the daemon reads ExaBGP's events between two pieces
 
 
 class Sync(msgspec.Struct, frozen=True, tag=True):
@@ -78,3 +85,41 @@ def request_of(line: bytes) -> Request:
 def reply_of(line: bytes) -> Reply:
     """The reply on a line. Raises msgspec.DecodeError or its subclass ValidationError."""
     return _replies.decode(line)
+
+
+def pieces_of_observed(message: Stored | Snapshot) -> Iterator[bytes]:
+    """The same line as `line_of`, little by little."""
+    yield b'{"type":"%s","observed":' % type(message).__name__.encode()
+    yield from _observed(message.observed)
+    yield b"}\n"
+
+
+def pieces_of_shown(observed: Observed, paths: Iterable[Path], sent: Iterable[Sent]) -> Iterator[bytes]:
+    """The line of a `Shown`, little by little; paths and sent are asked for as the line grows."""
+    yield b'{"type":"Shown","detail":{"observed":'
+    yield from _observed(observed)
+    for field, items in ((b"paths", paths), (b"sent", sent)):
+        yield b',"%s":[' % field
+        yield from _joined(_encoder.encode(chunk)[1:-1] for chunk in _chunks(items))
+        yield b"]"
+    yield b"}}\n"
+
+
+def _observed(observed: Observed) -> Iterator[bytes]:
+    head = _encoder.encode(msgspec.structs.replace(observed, routes={}))
+    yield head[:-1] + (b"," if len(head) > 2 else b"") + b'"routes":{'
+    yield from _joined(_encoder.encode(dict(chunk))[1:-1] for chunk in _chunks(observed.routes.items()))
+    yield b"}}"
+
+
+def _joined(encoded: Iterable[bytes]) -> Iterator[bytes]:
+    separator = b""
+    for piece in encoded:
+        yield separator + piece
+        separator = b","
+
+
+def _chunks(items: Iterable[_T]) -> Iterator[list[_T]]:
+    remaining = iter(items)
+    while chunk := list(islice(remaining, ITEMS_PER_PIECE)):
+        yield chunk

@@ -48,6 +48,7 @@ class Record:
         self.peer: OpenMessage | None = None  # of the last session that was established
         self.notification: NotificationMessage | None = None
         self.told: dict[str, Announcement] = {}
+        self.doubtful: set[str] = set()  # of those, what ExaBGP refused to say
         self.sent: dict[str, Sent] = {}
         self.end_of_rib_told = False
         self.end_of_rib_sent: set[Family] = set()
@@ -57,6 +58,8 @@ class Record:
         self.keep_until: float | None = None
         self.removing_since: float | None = None
         self.quiet_since: float | None = None
+        self.is_withdrawn = False
+        self.holds_until: float | None = None  # the peer may hold routes of ours from a session that was lost
         self.retry_at: float | None = None
         self.reset_expected = False
         self.explain_silence()
@@ -153,6 +156,8 @@ class Record:
             received=self.rib.received,
             accepted=self.rib.accepted,
             refused=self.rib.refused_counts(),
+            forgotten=len(self.rib.forgotten),
+            is_incomplete=self.rib.is_incomplete,
             sent=tuple(sorted(self.sent)),
             end_of_rib_sent=tuple(sorted(self.end_of_rib_sent)),
             end_of_rib_received=tuple(sorted(self.end_of_rib_received)),

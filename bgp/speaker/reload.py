@@ -18,6 +18,7 @@ from bgp.speaker.store import write_atomically
 from bgp.values import Desired, Neighbour
 
 _VALIDATION = str(Path(__file__).resolve().parents[1] / "exabgp" / "validation.py")
+_CANDIDATE = "candidate-"
 VALIDATION_SECONDS = 30.0
 ATTEMPTS = 60
 
@@ -40,8 +41,7 @@ class Reloader:
         self._parent = os.getppid()
         self._loading = False
         self._outcome: asyncio.Future[bool] | None = None
-        for left in run_dir.glob("candidate-*.conf*"):
-            # Of a daemon that was killed while it validated; they may hold passwords.
+        for left in run_dir.glob(f"{_CANDIDATE}*"):  # of a run that was killed: they hold passwords
             left.unlink(missing_ok=True)
 
     def text(self, desired: Desired, neighbours: Sequence[Neighbour]) -> str:
@@ -87,7 +87,7 @@ class Reloader:
 
     async def _validate(self, texts: Sequence[str]) -> list[str]:
         """For each configuration why ExaBGP's parser refuses it, "" if it does not."""
-        paths = [self._run_dir / f"candidate-{number}.conf" for number in range(len(texts))]
+        paths = [self._run_dir / f"{_CANDIDATE}{number}.conf" for number in range(len(texts))]
         try:
             for path, text in zip(paths, texts, strict=True):
                 write_atomically(path, text.encode())

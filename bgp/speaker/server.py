@@ -6,7 +6,7 @@ A slow watcher holds nobody up: what it has not been told yet is a set of prefix
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -15,16 +15,17 @@ from bgp.speaker.protocol import (
     Delta,
     Failed,
     Show,
-    Shown,
     Snapshot,
     Stored,
     Sync,
     Watch,
     line_of,
+    pieces_of_observed,
+    pieces_of_shown,
     request_of,
 )
 from bgp.speaker.state import SpeakerState
-from bgp.speaker.view import detail_of, head_of, observed_of
+from bgp.speaker.view import head_of, observed_of, shown_of
 from bgp.values import Desired, Observed
 
 log = logging.getLogger("speaker")
@@ -83,16 +84,17 @@ class Server:
         if isinstance(request, Watch):
             return True
         if isinstance(request, Show):
-            writer.write(line_of(Shown(detail_of(self._state))))
+            await _write_pieces(writer, pieces_of_shown(*shown_of(self._state)))
         elif isinstance(request, Sync):
             try:
                 self._on_desired(request.desired)
-                writer.write(line_of(Stored(observed_of(self._state))))
             except OSError as error:
                 writer.write(line_of(Failed(f"can't store the desired state: {error}")))
             except Exception as error:  # a mistake of ours: the client must hear that its order is not followed
                 log.exception("an order can't be followed")
                 writer.write(line_of(Failed(f"can't follow the desired state: {error!r}")))
+            else:
+                await _write_pieces(writer, pieces_of_observed(Stored(observed_of(self._state))))
         await writer.drain()
         return False
 
@@ -102,8 +104,7 @@ class Server:
         try:
             observed = observed_of(self._state)
             last = msgspec.structs.replace(observed, routes={})
-            writer.write(line_of(Snapshot(observed)))
-            await writer.drain()
+            await _write_pieces(writer, pieces_of_observed(Snapshot(observed)))
             while not writer.is_closing():
                 await watcher.due.wait()
                 await asyncio.sleep(DEBOUNCE_SECONDS)
@@ -122,3 +123,11 @@ class Server:
             writer.write(line_of(Delta(head, {prefix: routes.get(prefix) for prefix in prefixes})))
             await writer.drain()
         return head
+
+
+async def _write_pieces(writer: asyncio.StreamWriter, pieces: Iterator[bytes]) -> None:
+    """Writes a long line while everything else goes on: the largest takes seconds to make."""
+    for piece in pieces:
+        writer.write(piece)
+        await writer.drain()
+        await asyncio.sleep(0)  # drain returns at once as long as the client keeps up

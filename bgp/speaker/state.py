@@ -3,19 +3,9 @@
 `bgp.speaker.daemon` owns the only instance and feeds it from one task; times are CLOCK_MONOTONIC seconds.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping, Sequence
 
-from bgp.checking import Checked, checked
 from bgp.decision import ImportPolicy
-from bgp.exabgp.commands import (
-    Window,
-    announce_commands,
-    end_of_rib_command,
-    liveness_command,
-    teardown_command,
-    withdraw_commands,
-)
-from bgp.exabgp.configuration import neighbour_section
 from bgp.exabgp.events import (
     Answer,
     EndOfRib,
@@ -28,14 +18,21 @@ from bgp.exabgp.events import (
 from bgp.reasons import ProblemReason, SessionReason
 from bgp.rib import AdjRibIn, LocRib
 from bgp.speaker.record import STALE_SECONDS, Record
-from bgp.values import Desired, Family, Neighbour, Problem, Route, Sent, SessionState
+from bgp.speaker.telling import QUIET_SECONDS, Telling
+from bgp.speaker.wanted import Wanted, why_no_local_address
+from bgp.values import (
+    Desired,
+    Family,
+    Neighbour,
+    Problem,
+    Route,
+    Sent,
+    SessionState,
+)
 
-WITHDRAW_SECONDS = 5.0  # a neighbour that can't be told of the withdrawal is removed after this long
-QUIET_SECONDS = 0.05  # between ExaBGP's report of a sent UPDATE and its being on the wire
-RETRY_SECONDS = 5.0
-ASK_AFTER_SECONDS = 30.0  # ExaBGP is asked for a sign of life when it had nothing to answer for so long
+# After such an end the neighbour may keep our routes for the restart time (RFC 4724 section 4.2).
+KEEPING = (SessionReason.CONNECTION_CLOSED, SessionReason.CONFIGURATION_CHANGED, SessionReason.HOLD_TIMER_EXPIRED)
 SETTLE_SECONDS = 30.0  # a neighbour without end-of-RIB has sent its table by then
-ANSWER_SECONDS = 20.0  # far longer than it needs to load a thousand neighbours
 
 
 class SpeakerState:
@@ -46,32 +43,37 @@ class SpeakerState:
         self.started = now
         self.rib = LocRib()
         self.records: dict[str, Record] = {}  # by neighbour address
-        self.desired: Desired | None = None
-        self.desired_since = now
+        self.wanted = Wanted(now)
         self._first_order_at: float | None = None
-        self.configured: dict[str, Neighbour] = {}  # what ExaBGP runs, by address
-        self._sections: dict[str, str] = {}
         self.applied = False
-        self.missing_addresses: frozenset[str] = frozenset()
-        self.rejected: dict[Neighbour, str] = {}  # refused by ExaBGP's parser, and its words
         self.notes: dict[str, Problem] = {}
-        self._checked: Checked | None = None
-        self._window = Window()
-        self._heard_at = self._idle_at = now
+        self.telling = Telling(now)
         self._decided: set[Family] = set()
 
     # Orders
 
     def set_desired(self, desired: Desired, now: float) -> None:
         """Replaces what is wanted. Routes already received are judged again under the new policy."""
-        found = checked(desired)
-        self.desired, self._checked, self.applied, self.desired_since = desired, found, False, now
-        wanted = {neighbour.address: neighbour for neighbour in found.desired.neighbours}
-        self.rejected = {neighbour: why for neighbour, why in self.rejected.items() if neighbour in wanted.values()}
-        for address, record in self.records.items():
-            if address not in wanted and record.removing_since is None:
-                record.removing_since = now
-                self._reconcile(record)
+        self.wanted.order(desired, now)
+        self._follow(now)
+
+    def reject(self, refused: Mapping[Neighbour, str], now: float) -> None:
+        """ExaBGP's parser refuses these, in its words: their last good versions stay, and the others are served."""
+        self.wanted.reject(refused)
+        self._follow(now)
+
+    def _follow(self, now: float) -> None:
+        self.applied = False
+        wanted = {neighbour.address: neighbour for neighbour in self.clean.neighbours}
+        for address, record in list(self.records.items()):
+            if address in wanted or record.removing_since is not None:
+                continue
+            if address not in self.wanted.configured and not record.established and record.holds_until is None:
+                self._forget(address)  # ExaBGP has never heard of it
+                continue
+            record.removing_since = now
+            self.telling.reconcile(record)
+            self.telling.watch_withdrawal(record, now)
         for neighbour in wanted.values():
             self._want(neighbour, now)
         if self._first_order_at is None:
@@ -83,67 +85,62 @@ class SpeakerState:
         if record is None:
             record = Record(neighbour, AdjRibIn(neighbour, policy), now)
             record.is_inherited = self._first_order_at is None
+            if record.is_inherited and self.wanted.ran_before(neighbour):
+                record.holds_until = now + neighbour.graceful_restart
             self.records[neighbour.address] = record
             self.rib.sessions[neighbour.address] = record.rib
-        forgotten = bool(record.rib.forgotten) and policy.widens(record.rib.policy)
+        lacking = record.rib.lacks_for(neighbour, policy)
         self.rib.dirty.update(record.rib.set_policy(neighbour, policy))
         record.neighbour, record.removing_since, record.quiet_since = neighbour, None, None
+        record.is_withdrawn = False
         if not record.established and record.restarts == 0 and record.last_reason is None:
             record.explain_silence()
-        if forgotten and record.established:
+        if lacking and record.established:
             # Refused routes beyond the number kept may be welcome now: only the peer knows them.
-            record.reset_expected = True
-            self._window.add([teardown_command(neighbour.address)])
+            self.telling.restart_session(record)
             return
-        self._reconcile(record)
+        self.telling.reconcile(record)
 
     @property
     def clean(self) -> Desired:
         """The desired state without what can't be honoured."""
-        return self._checked.desired if self._checked is not None else Desired(router_id="0.0.0.0")
+        return self.wanted.clean
 
     def neighbours_to_configure(self) -> list[Neighbour]:
         """Who should be in ExaBGP's configuration now, by address: the wanted, and those still being withdrawn from."""
         chosen = []
         for address in sorted(self.records):
             record = self.records[address]
+            running = self.wanted.configured.get(address)
             if record.removing_since is not None:
-                if address in self.configured and not self._withdrawn(record):
-                    chosen.append(self.configured[address])
-            elif not self._held_back(record):
+                if not record.is_withdrawn and not self.wanted.is_rejected(record.neighbour):
+                    chosen.append(running or record.neighbour)
+            elif not self.wanted.lacks_local_address(record.neighbour):
                 chosen.append(record.neighbour)
+            elif record.established and running is not None:
+                chosen.append(running)
         return chosen
 
-    def _held_back(self, record: Record) -> bool:
-        if record.neighbour in self.rejected:
-            return True
-        return record.neighbour.local_address in self.missing_addresses and not record.established
-
-    def _withdrawn(self, record: Record) -> bool:
-        return not record.established or (record.quiet_since is not None and record.quiet_since < 0)
-
-    def set_configured(self, neighbours: Iterable[Neighbour]) -> None:
-        """ExaBGP has confirmed a configuration with exactly these."""
-        self.configured = {neighbour.address: neighbour for neighbour in neighbours}
-        self._sections = {address: self._section(neighbour) for address, neighbour in self.configured.items()}
+    def set_configured(self, neighbours: Sequence[Neighbour], clean: Desired | None = None) -> None:
+        """ExaBGP has confirmed a configuration with exactly these; `clean` is the order it was made from."""
+        self.wanted.confirm(clean if clean is not None else self.clean, neighbours)
         for address, record in list(self.records.items()):
-            if record.removing_since is not None and address not in self.configured:
-                del self.records[address]
-                self._window.forget(address)
-                self.rib.remove(address)
+            if record.removing_since is not None and address not in self.wanted.configured:
+                self._forget(address)
         # A neighbour that still hears its withdrawal is in the configuration but not in the order.
         self.applied = not any(record.removing_since is not None for record in self.records.values())
+
+    def _forget(self, address: str) -> None:
+        del self.records[address]
+        self.telling.forget(address)
+        self.rib.remove(address)
 
     def expect_resets(self, neighbours: Iterable[Neighbour]) -> None:
         """A configuration is about to be loaded: sessions whose parameters change will restart."""
         for neighbour in neighbours:
-            address = neighbour.address
-            if address in self._sections and self._sections[address] != self._section(neighbour):
-                self.records[address].reset_expected = True
-
-    def _section(self, neighbour: Neighbour) -> str:
-        """What ExaBGP compares to see whether a session must restart; all else changes in place."""
-        return neighbour_section(neighbour, self.clean.router_id, self.clean.listen_port)
+            record = self.records.get(neighbour.address)
+            if record is not None and not self.wanted.is_confirmed(neighbour):
+                record.reset_expected = True
 
     # Events
 
@@ -167,22 +164,18 @@ class SpeakerState:
             self._on_end_of_rib(record, event)
 
     def _on_answer(self, answer: Answer, now: float) -> None:
-        self._heard_at = now
-        command = self._window.answered()
-        record = self.records.get(command.address) if command is not None else None
-        if command is None or record is None or answer.good or not record.established or not command.prefixes:
+        refused = self.telling.on_answer(answer, now)
+        record = self.records.get(refused.address) if refused is not None else None
+        if refused is None or record is None or not record.established or not refused.announcements:
             return
-        for prefix in command.prefixes:
-            record.told.pop(prefix, None)
-        record.told.update((announcement.prefix, announcement) for announcement in command.withdrawn)
-        record.retry_at = now + RETRY_SECONDS
+        self.telling.doubt(record, refused, now)
         self.note(
             Problem(
                 object=f"neighbour {record.neighbour.name}",
                 field="announcements",
-                value=" ".join(command.prefixes),
+                value=" ".join(announcement.prefix for announcement in refused.announcements),
                 reason=ProblemReason.NOT_APPLIED,
-                message="ExaBGP refused the command; it is repeated every 5 s",
+                message="ExaBGP refused the command; it is repeated every few seconds",
             )
         )
 
@@ -219,7 +212,7 @@ class SpeakerState:
                     self.rib.dirty.update(record.rib.flush_stale(family))
             if record.rib.stale():
                 record.keep_until = now + STALE_SECONDS
-        self._reconcile(record)
+        self.telling.reconcile(record)
 
     def _on_down(self, record: Record, words: str, now: float) -> None:
         established = record.established
@@ -230,29 +223,41 @@ class SpeakerState:
         record.last_reason = reason
         record.restarts += 1
         record.enter(SessionState.CONNECTING, now)
+        self._note_what_it_holds(record, reason, now)
         record.told.clear()
+        record.doubtful.clear()
         record.sent.clear()
         record.end_of_rib_told = False
         record.end_of_rib_sent.clear()
         record.end_of_rib_received.clear()
         record.reset_expected = False
-        self._window.forget(record.neighbour.address)
+        self.telling.forget(record.neighbour.address)
         # RFC 4724 section 4.2: what was stale already when the session falls again is deleted.
         self.rib.dirty.update(record.rib.flush_stale())
         record.rib.restart()
         self.rib.dirty.update(record.rib.entries)
         graceful = reason in (SessionReason.CONNECTION_CLOSED, SessionReason.CONFIGURATION_CHANGED)
-        peer = record.peer if graceful and record.neighbour.graceful_restart else None
-        kept = peer.restartable if peer is not None and peer.restart_time else ()
+        kept_for = record.peer.restart_time if record.peer is not None and record.neighbour.graceful_restart else None
+        kept = record.peer.restartable if graceful and kept_for and record.peer is not None else ()
         for family in Family:
-            # RFC 4724 section 4.2: only the families that the capability lists are kept.
             if family not in kept:
                 self.rib.dirty.update(record.rib.flush_stale(family))
-        record.keep_until = now + peer.restart_time if peer is not None and peer.restart_time and kept else None
+        record.keep_until = now + kept_for if kept and kept_for else None
+
+    @staticmethod
+    def _note_what_it_holds(record: Record, reason: SessionReason, now: float) -> None:
+        """RFC 4724 section 4.2, seen from the other side: what the neighbour keeps of ours until we are back."""
+        restart_time = record.peer.restart_time if record.peer is not None else None
+        if reason not in KEEPING or restart_time is None or not record.neighbour.graceful_restart:
+            record.holds_until = None
+        elif record.told or record.sent:
+            record.holds_until = now + record.neighbour.graceful_restart
 
     def _on_end_of_rib(self, record: Record, marker: EndOfRib) -> None:
         if marker.sent:
             record.end_of_rib_sent.add(marker.family)
+            if record.end_of_rib_sent.issuperset(record.families):
+                record.holds_until = None  # whatever was not said again before it, the neighbour has dropped
             return
         record.end_of_rib_received.add(marker.family)
         record.settled.add(marker.family)
@@ -264,7 +269,8 @@ class SpeakerState:
 
     def seconds_to_wait(self, usual: float) -> float:
         """How long `tick` can wait: shorter while a withdrawal is under way."""
-        return QUIET_SECONDS / 2 if any(r.removing_since is not None for r in self.records.values()) else usual
+        told = any(r.removing_since is not None and r.established for r in self.records.values())
+        return QUIET_SECONDS / 2 if told else usual
 
     def tick(self, now: float) -> bool:
         """Does what is due: stale routes whose time is over, withdrawals that are on the wire, retries.
@@ -285,9 +291,8 @@ class SpeakerState:
         if record.retry_at is not None and now >= record.retry_at:
             record.retry_at, due = None, True
             self.notes.pop(f"neighbour {record.neighbour.name} announcements", None)
-            self._reconcile(record)
-        if record.removing_since is not None and record.established:
-            self._watch_withdrawal(record, record.removing_since, now)
+            self.telling.reconcile(record)
+        self.telling.watch_withdrawal(record, now)
         return due
 
     def _was_waited_for(self, record: Record, now: float) -> bool:
@@ -297,52 +302,6 @@ class SpeakerState:
         patience = max(record.neighbour.graceful_restart, SETTLE_SECONDS)
         came_up = record.since if record.established else self._first_order_at
         return now >= self._first_order_at + patience and now >= came_up + SETTLE_SECONDS
-
-    def _watch_withdrawal(self, record: Record, since: float, now: float) -> None:
-        """Marks a neighbour as withdrawn from (`quiet_since` below 0) once its last UPDATE must be on the wire."""
-        if now - since >= WITHDRAW_SECONDS:
-            record.quiet_since = -1.0
-        elif record.told or record.sent or self._window.busy_with(record.neighbour.address):
-            record.quiet_since = None
-        elif record.quiet_since is None:
-            record.quiet_since = now
-        elif record.quiet_since >= 0 and now - record.quiet_since >= QUIET_SECONDS:
-            record.quiet_since = -1.0
-
-    # Commands
-
-    def _reconcile(self, record: Record) -> None:
-        """Queues the commands that turn what the neighbour was told into what it should hear."""
-        if not record.established:
-            return
-        neighbour = record.neighbour
-        wanted = {} if record.removing_since is not None else {a.prefix: a for a in neighbour.announcements}
-        surplus = [told for prefix, told in record.told.items() if prefix not in wanted]
-        changed = [announcement for prefix, announcement in wanted.items() if record.told.get(prefix) != announcement]
-        self._window.add(withdraw_commands(neighbour, surplus))
-        self._window.add(announce_commands(neighbour, changed))
-        record.told = wanted
-        if not record.end_of_rib_told:
-            record.end_of_rib_told = True
-            self._window.add(end_of_rib_command(neighbour.address, family) for family in record.families)
-
-    def exabgp_is_alive(self, now: float) -> bool:
-        """Whether ExaBGP still answers. Asks it something if it was not heard for a while."""
-        if not self._window.idle:
-            return now - max(self._heard_at, self._idle_at) < ANSWER_SECONDS
-        self._idle_at = now
-        if now - self._heard_at >= ASK_AFTER_SECONDS:
-            self._window.add([liveness_command()])
-        return True
-
-    @property
-    def commands_wait(self) -> bool:
-        """Whether a command waits for its turn or for its answer."""
-        return not self._window.idle
-
-    def command_lines(self) -> Iterator[str]:
-        """What may be written to ExaBGP now."""
-        yield from self._window.lines()
 
     # Answers
 
@@ -364,24 +323,15 @@ class SpeakerState:
     def _is_heard(self, family: Family) -> bool:
         """Only an inherited session may bring back what the kernel has from before; a later one is no reason to wait."""
         records = [r for r in self.records.values() if r.is_inherited and r.removing_since is None]
-        return self.desired is not None and all(
+        return self.wanted.desired is not None and all(
             family in record.settled for record in records if family in record.neighbour.families
         )
 
     def why_held_back(self, record: Record) -> tuple[SessionReason, str] | None:
-        """Why a wanted neighbour is not in ExaBGP's configuration, and what to do; None if it is."""
-        neighbour = record.neighbour
-        if record.removing_since is not None or not self._held_back(record):
+        """Why a wanted neighbour is not in ExaBGP's configuration as ordered, and what to do; None if it is."""
+        if record.removing_since is not None or not self.wanted.lacks_local_address(record.neighbour):
             return None
-        if neighbour in self.rejected:
-            return SessionReason.CONFIGURATION_REFUSED, self.rejected[neighbour]
-        text = f"no interface of this node has {neighbour.local_address}: add the address or name another"
-        return SessionReason.LOCAL_ADDRESS_MISSING, text
-
-    @property
-    def checked(self) -> Checked:
-        """The last order, split into what can be honoured and what cannot."""
-        return self._checked if self._checked is not None else Checked(desired=self.clean, refusals=(), problems=())
+        return why_no_local_address(record.neighbour)
 
 
 def _sent(session: str, prefix: str, next_hop: str, update: UpdateMessage) -> Sent:

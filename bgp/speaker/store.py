@@ -1,4 +1,7 @@
-"""Keeps the last desired state on disk (in /run), so that a restarted speaker needs nobody to tell it what to do."""
+"""Keeps the last desired state on disk (in /run), so that a restarted speaker needs nobody to tell it what to do.
+
+Beside it, in a file of the same form, lies what ExaBGP ran last: see `bgp.speaker.wanted`.
+"""
 
 import contextlib
 import os

@@ -2,7 +2,8 @@
 
 Standard library only, run as `python -I -S -E supervision.py …` so that it stays small; it must not import anything
 of this package outside the forked child. One recovery path: if ExaBGP or the daemon ends,
-whatever is left is killed and both start anew within a second; BGP graceful restart covers the gap. ExaBGP's log goes
+whatever is left is killed and both start anew within a second (later if that happens again and again); BGP graceful
+restart covers the gap. ExaBGP's log goes
 to standard error and, through a Unix socket, to the daemon, which reads in it whether a reload was accepted. The same
 connection tells when the daemon is gone.
 """
@@ -23,8 +24,9 @@ SOCKET = "speaker.sock"
 CONFIGURATION = "exabgp.conf"
 CANNOT_START = 78  # EX_CONFIG of sysexits.h: starting again would not help
 CONNECT_SECONDS = 30.0  # a daemon that has not come for its log after this long never will
-SHORT_LIFE_SECONDS = 5.0
-RESTART_PAUSE_SECONDS = 0.5
+STABLE_SECONDS = 60.0  # a unit that ran so long had no lasting trouble
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 30.0  # well below the restart time for which routers keep the routes
 LOG_BACKLOG = 4 * 1024 * 1024  # bytes a daemon may leave unread before it counts as stuck
 
 
@@ -51,9 +53,10 @@ class Unit:
         self._listener = listener
         self.log, write_end = os.pipe()
         os.set_blocking(self.log, False)
+        entry = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
-            _run_exabgp(settings, write_end)
+            _run_exabgp(settings, write_end, entry)
         os.close(write_end)
 
     def accept_daemon(self) -> None:
@@ -138,6 +141,20 @@ class Unit:
         self.daemon, self._daemon_pidfd, self._backlog = None, -1, b""
 
 
+class Pauses:
+    """How long to wait before the next start: each start brings the sessions down, and costs the node and its peers."""
+
+    def __init__(self) -> None:
+        """Nothing has ended yet."""
+        self._next = 0.0
+
+    def after(self, lifetime: float) -> float:
+        """Seconds to wait after a unit that ran for `lifetime` seconds: none at first, then twice as long each time."""
+        pause = 0.0 if lifetime >= STABLE_SECONDS else self._next
+        self._next = min(max(FIRST_PAUSE_SECONDS, 2 * pause), LONGEST_PAUSE_SECONDS)
+        return pause
+
+
 def supervise(settings: Settings) -> int:
     """Runs units one after the other until SIGTERM or SIGINT. Returns the exit code."""
     stopping: list[int] = []
@@ -151,6 +168,7 @@ def supervise(settings: Settings) -> int:
     lock = _lock(settings.run_dir)
     if lock < 0:
         return 1
+    pauses = Pauses()
     with _log_listener(settings.run_dir) as listener:
         while not stopping:
             unit = Unit(settings, listener)
@@ -162,9 +180,9 @@ def supervise(settings: Settings) -> int:
                 break
             if unit.exit_code == CANNOT_START:
                 return 1
-            _say(f"{why}; starting ExaBGP and its daemon anew")
-            if time.monotonic() - unit.started < SHORT_LIFE_SECONDS:
-                _pause(wake_read, RESTART_PAUSE_SECONDS, stopping)
+            pause = pauses.after(time.monotonic() - unit.started)
+            _say(f"{why}; starting ExaBGP and its daemon anew" + (f" in {pause:g} s" if pause else ""))
+            _pause(wake_read, pause, stopping)
     for name in (LOG_SOCKET, SOCKET):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(settings.run_dir, name))
@@ -192,14 +210,13 @@ def _watch(unit: Unit, listener: socket.socket, wake: int, stopping: list[int]) 
     return "stopping"
 
 
-def _run_exabgp(settings: Settings, log: int) -> None:
+def _run_exabgp(settings: Settings, log: int, entry: int) -> None:
     """In the child: drops privileges, writes a configuration that only starts the daemon, becomes ExaBGP."""
     code = 1
     try:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
-        parent = os.getppid()
         os.setsid()  # a Ctrl-C on the terminal is the entry's affair
         here = os.path.dirname(os.path.abspath(__file__))
         sys.path.insert(0, os.path.dirname(os.path.dirname(here)))
@@ -207,7 +224,7 @@ def _run_exabgp(settings: Settings, log: int) -> None:
         from bgp.speaker.privileges import become, die_with_parent
 
         become(settings.uid, settings.gid)
-        die_with_parent(parent)
+        die_with_parent(entry)
         os.umask(0o077)
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # ExaBGP ends when its sessions use them up
@@ -216,7 +233,9 @@ def _run_exabgp(settings: Settings, log: int) -> None:
         configuration = os.path.join(settings.run_dir, CONFIGURATION)
         with open(configuration, "w") as file:
             # No neighbours yet: the daemon writes the real configuration once it has read what is desired.
-            file.write(process_section([sys.executable, "-I", f"{here}/start_daemon.py", settings.run_dir]))
+            # ExaBGP takes this process over and is the daemon's parent: that one checks it is not orphaned already.
+            daemon = [sys.executable, "-I", f"{here}/start_daemon.py", settings.run_dir, str(os.getpid())]
+            file.write(process_section(daemon))
         with open(os.environ["EXABGP_ENVFILE"], "w"):
             pass  # everything is set in the environment; without this file ExaBGP complains
         with open(os.devnull) as nothing:

@@ -3,26 +3,33 @@
 Called by `bgp.speaker.server`.
 """
 
+from collections.abc import Iterator
+
 from bgp.reasons import ProblemReason, SessionReason
 from bgp.speaker.state import SpeakerState
-from bgp.values import Detail, Family, Neighbour, Observed, Problem, Session, SessionState
+from bgp.values import Detail, Family, Neighbour, Observed, Path, Problem, Sent, Session, SessionState
 
 
 def head_of(state: SpeakerState) -> Observed:
     """The observed state without its routes."""
+    desired = state.wanted.desired
     sessions: list[Session] = []
-    problems = [*state.checked.problems, *state.notes.values()]
+    problems = [*state.wanted.checked.problems, *state.notes.values()]
     for record in state.records.values():
         held_back = state.why_held_back(record)
-        if held_back is None:
+        if record.established and record.rib.lacks_surplus:
+            problems.append(_forgotten(record.neighbour))
+        if held_back is not None:
+            problems.append(_problem(record.neighbour, held_back[1]))
+        if held_back is None or record.established:
             sessions.append(record.view())
         else:
             sessions.append(_refused(record.neighbour, *held_back, record.since))
-            problems.append(_problem(record.neighbour, *held_back))
-    for refusal in state.checked.refusals:
-        sessions.append(_refused(refusal.neighbour, refusal.reason, refusal.message, state.desired_since))
+    for refusal in state.wanted.checked.refusals:
+        if not refusal.kept:
+            sessions.append(_refused(refusal.neighbour, refusal.reason, refusal.message, state.wanted.since))
     return Observed(
-        generation=state.desired.generation if state.desired is not None else 0,
+        generation=desired.generation if desired is not None else 0,
         applied=state.applied,
         started=state.started,
         # A name that moved to another address is there twice for a moment: who makes a dictionary keeps the new one.
@@ -46,10 +53,16 @@ def observed_of(state: SpeakerState) -> Observed:
     )
 
 
-def detail_of(state: SpeakerState) -> Detail:
-    """Everything, for a person."""
+def shown_of(state: SpeakerState) -> tuple[Observed, Iterator[Path], list[Sent]]:
+    """Everything, for a person. The paths are made as they are asked for; routes may come and go meanwhile."""
     sent = [sent for record in state.records.values() for _, sent in sorted(record.sent.items())]
-    return Detail(observed=observed_of(state), paths=tuple(state.rib.paths()), sent=tuple(sent))
+    return observed_of(state), state.rib.paths(), sent
+
+
+def detail_of(state: SpeakerState) -> Detail:
+    """Everything at once."""
+    observed, paths, sent = shown_of(state)
+    return Detail(observed=observed, paths=tuple(paths), sent=tuple(sent))
 
 
 def _refused(neighbour: Neighbour, reason: SessionReason, message: str, since: float) -> Session:
@@ -63,12 +76,24 @@ def _refused(neighbour: Neighbour, reason: SessionReason, message: str, since: f
     )
 
 
-def _problem(neighbour: Neighbour, reason: SessionReason, message: str) -> Problem:
-    missing = reason is SessionReason.LOCAL_ADDRESS_MISSING
+def _problem(neighbour: Neighbour, message: str) -> Problem:
     return Problem(
         object=f"neighbour {neighbour.name}",
-        field="local_address" if missing else "",
-        value=neighbour.local_address if missing else "",
-        reason=ProblemReason.LOCAL_ADDRESS_MISSING if missing else ProblemReason.CONFIGURATION_REFUSED,
+        field="local_address",
+        value=neighbour.local_address,
+        reason=ProblemReason.LOCAL_ADDRESS_MISSING,
         message=message,
+    )
+
+
+def _forgotten(neighbour: Neighbour) -> Problem:
+    return Problem(
+        object=f"neighbour {neighbour.name}",
+        field="max_prefixes",
+        value=str(neighbour.max_prefixes),
+        reason=ProblemReason.ROUTES_FORGOTTEN,
+        message=(
+            "some of the routes that came above this limit are no longer known, though there is room again: "
+            "raise the limit, which restarts the session, or restart the session at the neighbour"
+        ),
     )

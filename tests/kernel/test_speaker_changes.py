@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from bgp_probe import RouteProbe
 from bgp_routers import BIRD_AS, FRR_AS, OWN, bird_at, desired, frr_at, neighbour
-from bgp_world import Bird, Frr, Host, Speaker, World, wait_for
+from bgp_world import Bird, Frr, Host, Speaker, World, run, wait_for
 
 from bgp.reasons import SessionReason
 from bgp.values import Family
@@ -72,6 +72,19 @@ def test_a_removed_neighbour_hears_the_withdrawal_first(site):
     # FRR would keep routes of a session that merely ended for 120 s: graceful restart.
     wait_for(lambda: site.frr.prefixes(site.node.ipv4) == set(), "FRR without our blocks", 2)
     wait_for(lambda: site.frr.peer(site.node.ipv4)["bgpState"] != "Established", "the session removed")
+    assert site.bird.prefixes("node") == OWN
+
+
+def test_a_neighbour_that_is_removed_while_its_session_is_lost_does_not_keep_our_routes(site):
+    site.ask(site.to_bird, site.to_frr)
+    wait_for(lambda: site.frr.prefixes(site.node.ipv4) == OWN, "our blocks at FRR")
+    wait_for(lambda: set(site.speaker.session("frr").end_of_rib_sent) == {*Family}, "our end-of-RIB")
+    run(*site.node.command("ss", "-K", "dst", site.frr.host.ipv4))
+    wait_for(lambda: site.speaker.session("frr").state == "connecting", "the session lost")
+    site.ask(site.to_bird)
+    assert site.frr.prefixes(site.node.ipv4) == OWN, "FRR keeps them for 120 s"
+    wait_for(lambda: site.frr.prefixes(site.node.ipv4) == set(), "FRR without our blocks", 30)
+    wait_for(lambda: len(site.speaker.observed().sessions) == 1, "FRR forgotten")
     assert site.bird.prefixes("node") == OWN
 
 

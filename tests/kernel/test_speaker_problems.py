@@ -1,6 +1,7 @@
 """A neighbour that can't work is reported with its reason, and all others are served."""
 
 import asyncio
+import signal
 from collections.abc import Iterator
 
 import msgspec
@@ -80,6 +81,26 @@ def test_an_unreachable_peer_is_reported(site):
 def test_a_field_out_of_range_refuses_one_neighbour_only(site):
     bad = msgspec.structs.replace(site.to_bird, hold_time=2)
     site.assert_reported_and_the_other_served(bad, SessionReason.CONFIGURATION_REFUSED, "hold_time 2")
+
+
+def test_a_wrong_version_of_a_running_neighbour_leaves_it_running_even_through_a_restart_of_the_speaker(site):
+    site.ask(site.to_bird, site.to_frr)
+    site.speaker.wait_until_established("bird", "frr")
+    wait_for(lambda: site.speaker.observed().applied, "the good order applied")
+    since = site.speaker.session("bird").since
+    later = Announcement(prefix="10.244.2.0/26", next_hop=site.node.ipv4)
+    wrong = msgspec.structs.replace(site.to_bird, hold_time=2, announcements=(later,))
+    asked = desired(site.node, wrong, site.to_frr, generation=9, router_id="nowhere")
+    site.speaker.sync(asked)
+    wait_for(lambda: site.bird.prefixes("node") == {"10.244.2.0/26"}, "what the wrong version is to announce")
+    observed = site.speaker.observed()
+    assert {problem.field for problem in observed.problems} == {"hold_time", "router_id"}
+    assert site.speaker.session("bird").since == since
+    site.speaker.stop(signal.SIGKILL)
+    site.speaker.start()
+    wait_for(lambda: site.speaker.started() > observed.started, "another run of the speaker")
+    site.speaker.wait_until_established("bird", "frr")
+    assert {problem.field for problem in site.speaker.observed().problems} == {"hold_time", "router_id"}
 
 
 def test_the_same_password_on_both_sides_works_for_both_families(site):

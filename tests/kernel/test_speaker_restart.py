@@ -88,6 +88,17 @@ def test_a_killed_part_costs_no_route_at_any_router_and_all_is_back_within_secon
     assert speaker.observed().generation == site.asked.generation
 
 
+def test_a_unit_that_ends_again_and_again_is_started_later_each_time(site):
+    speaker = site.speaker
+    for _ in range(3):
+        started = speaker.started()
+        os.kill(speaker.exabgp(), signal.SIGKILL)
+        site.wait_for_another_run(started)
+    said = [line for line in speaker.log.read_text().splitlines() if "starting ExaBGP and its daemon anew" in line]
+    assert [line.rpartition("anew")[2] for line in said] == ["", " in 0.5 s", " in 1 s"]
+    site.wait_until_whole()
+
+
 def test_the_probe_notices_a_withdrawal_made_on_purpose(site):
     less = [msgspec.structs.replace(one, announcements=one.announcements[1:]) for one in site.asked.neighbours]
     at_bird, at_frr = site.probes()

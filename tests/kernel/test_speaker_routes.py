@@ -170,3 +170,18 @@ def test_routes_refused_beyond_those_kept_are_learned_again_when_the_policy_wide
     speaker.sync(desired(node, wider, generation=2))
     wait_for(lambda: len(speaker.observed().routes) == 1200, "all 1,200 routes learned")
     assert OWN_4 in bird.prefixes("node")
+
+
+def test_a_higher_limit_brings_back_routes_that_came_above_the_old_one_and_are_no_longer_known(world):
+    node = world.host("node", 11)
+    routes = "".join(f"route 10.244.{n >> 2 & 255}.{(n & 3) * 64}/26 blackhole; " for n in range(8, 1022))
+    bird = bird_at(world.host("bird", 1), node.ipv4, f"protocol static {{ ipv4; {routes} }}")
+    speaker = Speaker(node)
+    tor = neighbour(node, "bird", bird.host.ipv4, BIRD_AS, max_prefixes=4)
+    speaker.sync(desired(node, tor))
+    speaker.wait_until_established("bird")
+    wait_for(lambda: speaker.session("bird").received == 1014, "all routes received")
+    assert (speaker.session("bird").accepted, speaker.session("bird").forgotten) == (4, 10)
+    speaker.sync(desired(node, msgspec.structs.replace(tor, max_prefixes=2000), generation=2))
+    wait_for(lambda: len(speaker.observed().routes) == 1014, "all routes learned")
+    assert speaker.session("bird").forgotten == 0

@@ -40,7 +40,7 @@ class Player:
         wanted = self.state.neighbours_to_configure()
         self.state.expect_resets(wanted)
         self.state.set_configured(wanted)
-        self.commands += self.state.command_lines()
+        self.commands += self.state.telling.lines()
         self.state.decide(1)
         while self.state.rib.dirty:
             self.state.decide(1)

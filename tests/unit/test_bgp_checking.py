@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from bgp.checking import checked
+from bgp.checking import Experience, checked, without_announcements
 from bgp.reasons import ProblemReason, SessionReason
 from bgp.values import Announcement, Desired, Family, Neighbour, Refusals
 
@@ -177,3 +177,46 @@ def test_without_a_usable_router_id_or_port_no_neighbour_can_be_served(field, ba
     assert found.desired.neighbours == ()
     assert found.problems[0].field == field
     assert [refusal.neighbour for refusal in found.refusals] == [GOOD]
+
+
+GOOD_BEFORE = Experience(good=msgspec.structs.replace(DESIRED, neighbours=(without_announcements(GOOD),)))
+
+
+@pytest.mark.parametrize(
+    ("field", "bad"),
+    [
+        ("router_id", "x"),
+        ("router_id", "0.0.0.0"),
+        ("router_id", "fd00::1"),
+        ("listen_port", 0),
+        ("listen_port", 70000),
+    ],
+)
+def test_a_wrong_router_id_or_port_leaves_the_good_one_in_force_for_old_and_new_neighbours(field, bad):
+    new = msgspec.structs.replace(GOOD, name="new", address="192.0.2.2")
+    order = msgspec.structs.replace(DESIRED, neighbours=(GOOD, new), **{field: bad})
+    found = checked(order, GOOD_BEFORE)
+    assert found.desired == msgspec.structs.replace(DESIRED, neighbours=(GOOD, new))
+    (problem,) = found.problems
+    assert (problem.object, problem.field, problem.value) == ("desired", field, str(bad))
+    assert "last good" in problem.message
+    assert checked(order).desired.neighbours == ()
+
+
+@pytest.mark.parametrize(("field", "bad"), [("hold_time", 2), ("asn", 0), ("address", "nowhere"), ("families", ())])
+def test_a_neighbour_with_a_wrong_field_is_served_as_it_was_with_what_it_is_to_announce_now(field, bad):
+    later = Announcement(prefix="10.244.2.0/26", next_hop="192.0.2.11")
+    wrong = msgspec.structs.replace(GOOD, **{field: bad}, announcements=(later,), accept=("10.0.0.0/8",))
+    found = checked(msgspec.structs.replace(DESIRED, neighbours=(wrong,)), GOOD_BEFORE)
+    expected = msgspec.structs.replace(GOOD, announcements=(later,), accept=("10.0.0.0/8",))
+    assert found.desired.neighbours == (expected,)
+    assert [(refusal.neighbour, refusal.kept) for refusal in found.refusals] == [(wrong, True)]
+    assert [problem.field for problem in found.problems] == [field]
+
+
+def test_a_kept_version_takes_no_address_from_a_good_neighbour():
+    wrong = msgspec.structs.replace(GOOD, hold_time=2)
+    other = msgspec.structs.replace(GOOD, name="other")
+    found = checked(msgspec.structs.replace(DESIRED, neighbours=(wrong, other)), GOOD_BEFORE)
+    assert found.desired.neighbours == (other,)
+    assert [refusal.kept for refusal in found.refusals] == [False]

@@ -43,11 +43,11 @@ def test_no_word_of_ours_is_one_that_exabgp_takes_for_another_command():
 def test_lines_hold_at_most_25_prefixes_of_one_family_and_one_set_of_attributes():
     v6 = Announcement(prefix="fd00:244::/122", next_hop="2001:db8::11")
     commands = announce_commands(TOR, [*map(announcement, range(60)), v6, announcement(61, med=7)])
-    assert [len(command.prefixes) for command in commands] == [25, 25, 10, 1, 1]
+    assert [len(command.announcements) for command in commands] == [25, 25, 10, 1, 1]
     assert PREFIXES_PER_LINE == 25
-    told = [prefix for command in commands for prefix in command.prefixes]
+    told = [announcement.prefix for command in commands for announcement in command.announcements]
     assert len(set(told)) == 62
-    assert all(command.line.endswith(" ".join(command.prefixes)) for command in commands)
+    assert [prefix for command in commands for prefix in command.line.partition(" nlri ")[2].split()] == told
 
 
 def test_a_withdrawal_repeats_the_attributes():

@@ -1,12 +1,13 @@
 """Adj-RIB-In and Loc-RIB: limits, stale routes, and the incremental choice against a full one."""
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bgp.decision import Attributes, ImportPolicy, best_paths
 from bgp.reasons import ImportReason, PathReason
-from bgp.rib import REFUSED_KEPT, AdjRibIn, LocRib, route_of
+from bgp.rib import REFUSED_KEPT, REFUSED_NAMED, AdjRibIn, LocRib, route_of
 from bgp.values import Family, Neighbour, Refusals, Route
 
 HEARD = Attributes(as_path=(65001,), path_length=1, neighbour_as=65001)
@@ -45,6 +46,74 @@ def test_above_the_limit_the_excess_is_refused_and_takes_the_place_of_a_withdraw
     assert (rib.accepted, rib.refused_counts()) == (2, {ImportReason.ABOVE_MAX_PREFIXES: 1})
     assert set(rib.withdraw(prefix(0))) == {prefix(0), prefix(2)}
     assert (rib.accepted, rib.refused_counts()) == (2, {})
+
+
+def test_a_surplus_route_takes_the_place_among_the_kept_of_one_that_is_not_welcome_at_all():
+    rib = rib_of(max_prefixes=1)
+    for number in range(REFUSED_KEPT):
+        rib.announce(f"172.16.{number >> 8}.{number & 255}/32", "192.0.2.1", HEARD)
+    for number in range(2):
+        rib.announce(prefix(number), "192.0.2.1", HEARD)
+    assert (len(rib.entries), len(rib.forgotten)) == (REFUSED_KEPT + 1, 1)
+    assert set(rib.withdraw(prefix(0))) == {prefix(0), prefix(1)}
+    assert not rib.lacks_surplus
+
+
+def test_room_for_routes_that_are_no_longer_known_is_told_and_a_higher_limit_asks_the_peer():
+    rib = rib_of(max_prefixes=1)
+    for number in range(REFUSED_KEPT + 3):
+        rib.announce(prefix(number), "192.0.2.1", HEARD)
+    assert rib.refused_counts() == {ImportReason.ABOVE_MAX_PREFIXES: REFUSED_KEPT + 2}
+    for number in range(REFUSED_KEPT):
+        rib.withdraw(prefix(number))
+        assert (rib.accepted, rib.lacks_surplus) == (1, False)
+    rib.withdraw(prefix(REFUSED_KEPT))
+    assert (rib.accepted, rib.lacks_surplus) == (0, True)
+    assert rib.refused_counts() == {ImportReason.ABOVE_MAX_PREFIXES: 2}
+    higher = neighbour(max_prefixes=2)
+    assert rib.lacks_for(higher, policy_of(higher))
+    assert not rib.lacks_for(neighbour(max_prefixes=1), policy_of(higher))
+    rib.announce(prefix(REFUSED_KEPT + 1), "192.0.2.1", HEARD)
+    rib.announce(prefix(REFUSED_KEPT + 2), "192.0.2.1", HEARD)
+    assert (rib.accepted, rib.lacks_surplus) == (1, False)
+
+
+def test_more_refused_routes_than_can_be_named_make_the_picture_incomplete_until_the_session_is_new():
+    rib = rib_of()
+    for number in range(REFUSED_KEPT + REFUSED_NAMED):
+        rib.announce(f"172.{16 + (number >> 16)}.{number >> 8 & 255}.{number & 255}/32", "192.0.2.1", HEARD)
+    assert not rib.is_incomplete
+    rib.announce("192.168.0.0/16", "192.0.2.1", HEARD)
+    assert rib.is_incomplete
+    assert not rib.lacks_surplus, "none of them was refused for its number"
+    assert rib.received == REFUSED_KEPT + REFUSED_NAMED
+    rib.restart()
+    assert not rib.is_incomplete
+
+
+@settings(max_examples=200, deadline=None)
+@given(steps=st.lists(st.tuples(st.sampled_from("aawr"), st.integers(0, 11), st.booleans()), max_size=60))
+def test_counts_are_those_of_what_the_peer_announces_now_however_much_is_forgotten(steps):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bgp.rib.REFUSED_KEPT", 2)
+        rib, peer = rib_of(max_prefixes=2), {}
+        for what, number, welcome in steps:
+            name = prefix(number)
+            if what == "a":
+                peer[name] = welcome
+                rib.announce(name, "192.0.2.1" if welcome else "192.0.3.1", HEARD)
+            elif what == "w":
+                peer.pop(name, None)
+                rib.withdraw(name)
+            else:
+                peer.clear()
+                rib.restart()
+                rib.flush_stale()
+        counts = rib.refused_counts()
+        assert rib.received == len(peer)
+        assert rib.accepted + counts.get(ImportReason.ABOVE_MAX_PREFIXES, 0) == sum(peer.values())
+        assert counts.get(ImportReason.NEXT_HOP_NOT_ON_LINK, 0) == len(peer) - sum(peer.values())
+        assert rib.accepted == 2 or rib.lacks_surplus or rib.accepted == sum(peer.values())
 
 
 def test_a_replaced_route_counts_once():

@@ -15,7 +15,14 @@ from bgp.exabgp.events import (
     event_of,
 )
 from bgp.reasons import ProblemReason, SessionReason
-from bgp.speaker.state import ANSWER_SECONDS, ASK_AFTER_SECONDS, RETRY_SECONDS, WITHDRAW_SECONDS, SpeakerState
+from bgp.speaker.state import SpeakerState
+from bgp.speaker.telling import (
+    ANSWER_SECONDS,
+    ASK_AFTER_SECONDS,
+    RETRY_SECONDS,
+    RETRY_WITHDRAWAL_SECONDS,
+    WITHDRAW_SECONDS,
+)
 from bgp.speaker.view import head_of, observed_of
 from bgp.values import Announcement, Desired, Family, Neighbour, SessionState
 
@@ -72,7 +79,7 @@ def tor(state):
 def answer_all(state):
     """Lets ExaBGP acknowledge everything and report it as sent; returns the lines it was given."""
     lines = []
-    while batch := list(state.command_lines()):
+    while batch := list(state.telling.lines()):
         lines += batch
         for _ in batch:
             state.on_event(Answer(True), 1.0)
@@ -81,7 +88,7 @@ def answer_all(state):
 
 def test_nothing_is_said_to_a_neighbour_before_it_is_established():
     state = asked()
-    assert list(state.command_lines()) == []
+    assert list(state.telling.lines()) == []
     up(state)
     verbs = [line.split()[2:4] for line in answer_all(state)]
     assert verbs == [["announce", "attributes"], ["announce", "eor"], ["announce", "eor"]]
@@ -107,25 +114,12 @@ def test_a_session_that_returns_is_told_everything_again():
 def test_a_refused_command_is_reported_and_repeated_later():
     state = asked()
     up(state)
-    lines = list(state.command_lines())
+    lines = list(state.telling.lines())
     state.on_event(Answer(False), 1.0)
     assert [problem.reason for problem in head_of(state).problems] == [ProblemReason.NOT_APPLIED]
     state.tick(1.0 + RETRY_SECONDS)
-    assert lines[0] in list(state.command_lines())
+    assert lines[0] in list(state.telling.lines())
     assert head_of(state).problems == ()
-
-
-def test_a_refused_withdrawal_is_repeated_later():
-    state = asked()
-    up(state)
-    answer_all(state)
-    silent = msgspec.structs.replace(TOR, announcements=())
-    state.set_desired(msgspec.structs.replace(DESIRED, neighbours=(silent,)), 2.0)
-    lines = list(state.command_lines())
-    assert [line.split()[2] for line in lines] == ["withdraw"]
-    state.on_event(Answer(False), 2.0)
-    state.tick(2.0 + RETRY_SECONDS)
-    assert list(state.command_lines()) == lines
 
 
 def test_sent_prefixes_are_those_that_exabgp_reported_not_those_it_acknowledged():
@@ -162,6 +156,92 @@ def test_a_removed_neighbour_stays_configured_until_its_withdrawal_is_on_the_wir
     assert head_of(state).sessions == ()
 
 
+def removed_while_lost(peer=OPEN):
+    """A neighbour that had heard our routes when its session was lost, and is removed meanwhile."""
+    state = asked()
+    up(state, message=peer)
+    answer_all(state)
+    state.on_event(heard("10.244.1.0/26", sent=True), 1.0)
+    down(state, now=2.0)
+    state.set_desired(msgspec.structs.replace(DESIRED, neighbours=()), 3.0)
+    state.tick(3.0)
+    return state
+
+
+def test_a_neighbour_that_is_removed_while_its_session_is_lost_hears_end_of_rib_first():
+    state = removed_while_lost()
+    assert state.neighbours_to_configure() == [TOR], "the peer keeps our routes for the restart time"
+    up(state, now=20.0)
+    assert [line.split()[2:4] for line in answer_all(state)] == [["announce", "eor"], ["announce", "eor"]]
+    state.tick(20.1)
+    assert state.neighbours_to_configure() == [TOR], "end-of-RIB was not reported as sent yet"
+    for family in Family:
+        state.on_event(EndOfRib(TOR.address, True, family), 20.2)
+    for now in (20.2, 20.3):
+        state.tick(now)
+    assert state.neighbours_to_configure() == []
+
+
+def test_a_neighbour_that_is_removed_while_lost_goes_once_it_must_have_dropped_our_routes_by_itself():
+    state = removed_while_lost()
+    state.tick(2.0 + TOR.graceful_restart - 1)
+    assert state.neighbours_to_configure() == [TOR]
+    state.tick(2.0 + TOR.graceful_restart)
+    assert state.neighbours_to_configure() == []
+    never_helps = removed_while_lost(msgspec.structs.replace(OPEN, restart_time=None))
+    assert never_helps.neighbours_to_configure() == []
+
+
+def test_a_neighbour_of_an_earlier_run_is_withdrawn_from_though_this_run_has_never_reached_it():
+    earlier = asked()
+    state = SpeakerState(0.0)
+    state.wanted.recall(earlier.wanted.good)
+    state.set_desired(DESIRED, 0.0)
+    state.set_desired(msgspec.structs.replace(DESIRED, neighbours=()), 1.0)
+    assert state.neighbours_to_configure() == [TOR]
+    state.tick(TOR.graceful_restart)
+    assert state.neighbours_to_configure() == []
+
+
+def test_a_withdrawal_that_exabgp_refused_is_repeated():
+    state = asked()
+    up(state)
+    answer_all(state)
+    less = msgspec.structs.replace(DESIRED, neighbours=(msgspec.structs.replace(TOR, announcements=()),))
+    state.set_desired(less, 2.0)
+    (line,) = state.telling.lines()
+    state.on_event(Answer(False), 2.0)
+    state.tick(2.0 + RETRY_SECONDS)
+    assert list(state.telling.lines()) == [line]
+
+
+def test_a_withdrawal_that_exabgp_refused_is_repeated_before_the_neighbour_is_removed():
+    state = asked()
+    up(state)
+    answer_all(state)
+    state.set_desired(msgspec.structs.replace(DESIRED, neighbours=()), 2.0)
+    (line,) = state.telling.lines()
+    state.on_event(Answer(False), 2.0)
+    state.tick(2.5)
+    assert state.neighbours_to_configure() == [TOR]
+    state.tick(2.0 + RETRY_WITHDRAWAL_SECONDS)
+    assert list(state.telling.lines()) == [line]
+
+
+def test_what_a_refused_change_left_at_the_neighbour_is_withdrawn_when_it_is_no_longer_wanted():
+    state = asked()
+    up(state)
+    answer_all(state)
+    changed = msgspec.structs.replace(TOR, announcements=(msgspec.structs.replace(TOR.announcements[0], med=7),))
+    state.set_desired(msgspec.structs.replace(DESIRED, neighbours=(changed,)), 2.0)
+    (line,) = state.telling.lines()
+    assert "med 7" in line
+    state.on_event(Answer(False), 2.0)
+    none = msgspec.structs.replace(TOR, announcements=())
+    state.set_desired(msgspec.structs.replace(DESIRED, neighbours=(none,)), 3.0)
+    assert [line.split()[2] for line in state.telling.lines()] == ["withdraw"]
+
+
 def test_a_removed_neighbour_that_cannot_be_told_goes_after_a_while():
     state = asked()
     up(state)
@@ -192,6 +272,28 @@ def test_kept_routes_of_a_family_whose_forwarding_the_peer_lost_are_dropped_when
     state.on_event(EndOfRib(TOR.address, False, Family.IPV4), 4.0)
     state.decide(10)
     assert state.rib.routes == {}
+
+
+def test_of_a_lost_session_only_families_in_the_peers_restart_capability_are_kept():
+    accepts = msgspec.structs.replace(TOR, accept=("10.0.0.0/8", "fd00::/8"))
+    state = asked(msgspec.structs.replace(DESIRED, neighbours=(accepts,), on_link=("192.0.2.0/24", "2001:db8::/64")))
+    up(state, message=msgspec.structs.replace(OPEN, restartable=(Family.IPV4,)))
+    state.on_event(heard("10.1.0.0/24"), 1.0)
+    state.on_event(msgspec.structs.replace(heard(), announced=(("fd00:1::/64", "2001:db8::1"),)), 1.0)
+    down(state, now=2.0)
+    state.decide(10)
+    assert set(state.rib.routes) == {"10.1.0.0/24"}
+
+
+def test_the_families_of_the_restart_capability_are_read_whether_their_state_was_kept_or_not():
+    line = (
+        b'{"type": "open", "neighbor": {"address": {"peer": "192.0.2.1"}, "direction": "receive", "open": {"asn": 65001,'
+        b'"hold_time": 9, "capabilities": {"64": {"name": "graceful restart", "time": 120, "address-family-flags": '
+        b'{"ipv4/unicast": [ ]}, "restart-flags": [ ]}}}}}\n'
+    )
+    message = event_of(line)
+    assert isinstance(message, OpenMessage)
+    assert (message.restart_time, message.restartable, message.forwarding) == (120, (Family.IPV4,), ())
 
 
 @pytest.mark.parametrize("restart_time", [None, 0])
@@ -246,7 +348,7 @@ def test_a_later_refusal_of_the_connection_does_not_hide_the_reason_before_it():
 
 def test_a_missing_local_address_holds_a_neighbour_back_unless_its_session_stands():
     state = asked()
-    state.missing_addresses = frozenset([TOR.local_address])
+    state.wanted.missing_addresses = frozenset([TOR.local_address])
     assert state.neighbours_to_configure() == []
     assert (tor(state).state, tor(state).reason) == (SessionState.REFUSED, SessionReason.LOCAL_ADDRESS_MISSING)
     assert head_of(state).problems[0].field == "local_address"
@@ -255,9 +357,74 @@ def test_a_missing_local_address_holds_a_neighbour_back_unless_its_session_stand
     assert tor(state).state is SessionState.ESTABLISHED
 
 
-def test_what_the_parser_refuses_is_left_out_until_it_is_changed():
+def test_a_new_local_address_that_the_node_lacks_leaves_the_running_session_as_it_is():
     state = asked()
-    state.rejected[TOR] = "its words"
+    up(state)
+    moved = msgspec.structs.replace(TOR, local_address="192.0.2.12")
+    state.set_desired(msgspec.structs.replace(DESIRED, neighbours=(moved,)), 2.0)
+    state.wanted.missing_addresses = frozenset(["192.0.2.12"])
+    assert state.neighbours_to_configure() == [TOR]
+    assert [problem.value for problem in head_of(state).problems] == ["192.0.2.12"]
+    assert tor(state).state is SessionState.ESTABLISHED
+    state.wanted.missing_addresses = frozenset()
+    assert state.neighbours_to_configure() == [moved]
+
+
+def test_a_wrong_new_version_of_a_running_neighbour_leaves_it_running_and_is_reported():
+    state = asked()
+    up(state)
+    answer_all(state)
+    state.set_desired(msgspec.structs.replace(DESIRED, neighbours=(msgspec.structs.replace(TOR, hold_time=2),)), 2.0)
+    assert state.neighbours_to_configure() == [TOR]
+    assert answer_all(state) == []
+    assert [(session.name, session.state) for session in head_of(state).sessions] == [("tor", SessionState.ESTABLISHED)]
+    (problem,) = head_of(state).problems
+    assert (problem.field, problem.value) == ("hold_time", "2")
+
+
+def test_what_a_wrong_new_version_of_a_neighbour_no_longer_announces_is_withdrawn_all_the_same():
+    state = asked()
+    up(state)
+    answer_all(state)
+    wrong = msgspec.structs.replace(TOR, hold_time=2, announcements=())
+    state.set_desired(msgspec.structs.replace(DESIRED, neighbours=(wrong,)), 2.0)
+    assert [line.split()[2] for line in answer_all(state)] == ["withdraw"]
+
+
+def test_a_version_that_the_parser_refuses_leaves_the_last_good_one_running_and_others_are_served():
+    state = asked()
+    up(state)
+    changed = msgspec.structs.replace(TOR, hold_time=30)
+    other = msgspec.structs.replace(TOR, name="other", address="192.0.2.2")
+    order = msgspec.structs.replace(DESIRED, neighbours=(changed, other))
+    state.set_desired(order, 2.0)
+    assert state.neighbours_to_configure() == [changed, other]
+    state.reject({changed: "its words"}, 2.0)
+    assert state.neighbours_to_configure() == [TOR, other]
+    (problem,) = head_of(state).problems
+    assert problem.reason is ProblemReason.CONFIGURATION_REFUSED
+    assert "its words" in problem.message
+    without = msgspec.structs.replace(changed, announcements=())
+    state.set_desired(msgspec.structs.replace(order, neighbours=(without, other)), 3.0)
+    assert [one.hold_time for one in state.neighbours_to_configure()] == [TOR.hold_time, other.hold_time]
+    corrected = msgspec.structs.replace(TOR, hold_time=60)
+    state.set_desired(msgspec.structs.replace(order, neighbours=(corrected, other)), 4.0)
+    assert state.neighbours_to_configure() == [corrected, other]
+
+
+def test_a_neighbour_that_was_removed_is_not_brought_back_by_a_wrong_version_of_it():
+    state = asked()
+    state.set_desired(msgspec.structs.replace(DESIRED, neighbours=()), 2.0)
+    state.set_configured([])
+    state.set_desired(msgspec.structs.replace(DESIRED, neighbours=(msgspec.structs.replace(TOR, hold_time=2),)), 3.0)
+    assert state.neighbours_to_configure() == []
+    assert tor(state).state is SessionState.REFUSED
+
+
+def test_what_the_parser_refuses_is_left_out_until_it_is_changed():
+    state = SpeakerState(0.0)
+    state.set_desired(DESIRED, 0.0)
+    state.reject({TOR: "its words"}, 0.0)
     assert state.neighbours_to_configure() == []
     assert (tor(state).reason, tor(state).message) == (SessionReason.CONFIGURATION_REFUSED, "its words")
     changed = msgspec.structs.replace(TOR, hold_time=30)
@@ -279,15 +446,15 @@ def test_a_family_is_settled_only_after_its_routes_are_decided():
 
 def test_an_exabgp_that_leaves_a_command_unanswered_is_given_up():
     state = asked()
-    assert state.exabgp_is_alive(ASK_AFTER_SECONDS - 1)
-    assert list(state.command_lines()) == []
+    assert state.telling.exabgp_is_alive(ASK_AFTER_SECONDS - 1)
+    assert list(state.telling.lines()) == []
     asked_at = ASK_AFTER_SECONDS + 1
-    assert state.exabgp_is_alive(asked_at)
-    assert list(state.command_lines()) == ["version"]
-    assert state.exabgp_is_alive(asked_at + ANSWER_SECONDS - 1)
-    assert not state.exabgp_is_alive(asked_at + ANSWER_SECONDS + 1)
+    assert state.telling.exabgp_is_alive(asked_at)
+    assert list(state.telling.lines()) == ["version"]
+    assert state.telling.exabgp_is_alive(asked_at + ANSWER_SECONDS - 1)
+    assert not state.telling.exabgp_is_alive(asked_at + ANSWER_SECONDS + 1)
     state.on_event(Answer(True), asked_at + ANSWER_SECONDS + 1)
-    assert state.exabgp_is_alive(asked_at + ANSWER_SECONDS + 2)
+    assert state.telling.exabgp_is_alive(asked_at + ANSWER_SECONDS + 2)
 
 
 @pytest.mark.parametrize(
@@ -339,6 +506,22 @@ def test_a_policy_that_refuses_more_restarts_no_session_and_one_that_accepts_mor
     assert [line.split()[2] for line in answer_all(state)] == ["teardown"]
 
 
+def test_routes_above_the_limit_that_are_forgotten_are_told_when_there_is_room_and_fetched_by_a_higher_limit():
+    few = msgspec.structs.replace(TOR, max_prefixes=1)
+    state = asked(msgspec.structs.replace(DESIRED, neighbours=(few,)))
+    up(state)
+    state.on_event(heard(*(f"10.{count // 256}.{count % 256}.0/24" for count in range(1010))), 1.0)
+    answer_all(state)
+    assert (tor(state).forgotten, head_of(state).problems) == (9, ())
+    known = [path.prefix for path in state.rib.paths()]
+    state.on_event(heard(withdrawn=tuple(known)), 2.0)
+    (problem,) = head_of(state).problems
+    assert (problem.object, problem.reason) == ("neighbour tor", ProblemReason.ROUTES_FORGOTTEN)
+    higher = msgspec.structs.replace(few, max_prefixes=2000)
+    state.set_desired(msgspec.structs.replace(DESIRED, generation=2, neighbours=(higher,)), 3.0)
+    assert [line.split()[2] for line in answer_all(state)] == ["teardown"]
+
+
 def test_a_teardown_is_answered_like_any_other_command_so_later_answers_stay_in_step():
     state = with_more_refused_than_are_kept()
     wider = msgspec.structs.replace(TOR, accept=("10.0.0.0/8", "172.16.0.0/12"))
@@ -346,7 +529,7 @@ def test_a_teardown_is_answered_like_any_other_command_so_later_answers_stay_in_
     answer_all(state)
     down(state, "closing connection", 4.0)
     up(state, 5.0)
-    lines = list(state.command_lines())
+    lines = list(state.telling.lines())
     state.on_event(Answer(False), 5.0)
     (note,) = state.notes.values()
     assert "announce" in lines[0]
