@@ -129,7 +129,7 @@ def _served(
         names.add(good.name)
         words = experience.rejected.get(without_announcements(good))
         if words is not None:
-            failed.append(_rejection(neighbour, words))
+            failed.append(_rejection(good, words))
         elif good.address in served:
             failed.append(_conflict(good, served[good.address]))
         else:

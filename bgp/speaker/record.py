@@ -5,9 +5,6 @@ from bgp.reasons import SessionReason
 from bgp.rib import AdjRibIn
 from bgp.values import Announcement, Family, Neighbour, Sent, Session, SessionState
 
-# RFC 4724 section 4.2 asks for an upper bound on keeping stale routes of a session that is back without end-of-RIB.
-STALE_SECONDS = 360.0
-
 NOTIFICATION_NAMES = {  # RFC 4271 section 4.5, RFC 4486
     (1, 0): "Message Header Error",
     (2, 0): "OPEN Message Error",

@@ -17,7 +17,13 @@ from bgp.exabgp.events import (
 )
 from bgp.reasons import ProblemReason, SessionReason
 from bgp.rib import AdjRibIn, LocRib
-from bgp.speaker.record import STALE_SECONDS, Record
+from bgp.speaker.graceful import (
+    note_what_it_holds,
+    stale_after_end_of_rib,
+    stale_after_loss,
+    stale_after_return,
+)
+from bgp.speaker.record import Record
 from bgp.speaker.telling import QUIET_SECONDS, Telling
 from bgp.speaker.wanted import Wanted, why_no_local_address
 from bgp.values import (
@@ -30,8 +36,6 @@ from bgp.values import (
     SessionState,
 )
 
-# After such an end the neighbour may keep our routes for the restart time (RFC 4724 section 4.2).
-KEEPING = (SessionReason.CONNECTION_CLOSED, SessionReason.CONFIGURATION_CHANGED, SessionReason.HOLD_TIMER_EXPIRED)
 SETTLE_SECONDS = 30.0  # a neighbour without end-of-RIB has sent its table by then
 
 
@@ -131,6 +135,7 @@ class SpeakerState:
         self.applied = not any(record.removing_since is not None for record in self.records.values())
 
     def _forget(self, address: str) -> None:
+        self.notes.pop(f"neighbour {self.records[address].neighbour.name} announcements", None)
         del self.records[address]
         self.telling.forget(address)
         self.rib.remove(address)
@@ -161,7 +166,7 @@ class SpeakerState:
         elif isinstance(event, NotificationMessage):
             record.notification = event
         elif isinstance(event, EndOfRib):
-            self._on_end_of_rib(record, event)
+            self.rib.dirty.update(stale_after_end_of_rib(record, event))
 
     def _on_answer(self, answer: Answer, now: float) -> None:
         refused = self.telling.on_answer(answer, now)
@@ -202,16 +207,8 @@ class SpeakerState:
             self._on_down(record, "", now)
         record.enter(SessionState.ESTABLISHED, now)
         record.reason, record.message, record.reset_expected = None, "", False
-        record.peer, record.keep_until = record.open, None
-        kept = set(record.rib.stale())
-        if kept:
-            # RFC 4724 section 4.2: a family whose forwarding state the peer did not keep is dropped at once.
-            forwarding = record.peer.forwarding if record.peer is not None else ()
-            for family in Family:
-                if family not in forwarding:
-                    self.rib.dirty.update(record.rib.flush_stale(family))
-            if record.rib.stale():
-                record.keep_until = now + STALE_SECONDS
+        record.peer = record.open
+        self.rib.dirty.update(stale_after_return(record, now))
         self.telling.reconcile(record)
 
     def _on_down(self, record: Record, words: str, now: float) -> None:
@@ -223,7 +220,7 @@ class SpeakerState:
         record.last_reason = reason
         record.restarts += 1
         record.enter(SessionState.CONNECTING, now)
-        self._note_what_it_holds(record, reason, now)
+        note_what_it_holds(record, reason, now)
         record.told.clear()
         record.doubtful.clear()
         record.sent.clear()
@@ -232,38 +229,7 @@ class SpeakerState:
         record.end_of_rib_received.clear()
         record.reset_expected = False
         self.telling.forget(record.neighbour.address)
-        # RFC 4724 section 4.2: what was stale already when the session falls again is deleted.
-        self.rib.dirty.update(record.rib.flush_stale())
-        record.rib.restart()
-        self.rib.dirty.update(record.rib.entries)
-        graceful = reason in (SessionReason.CONNECTION_CLOSED, SessionReason.CONFIGURATION_CHANGED)
-        kept_for = record.peer.restart_time if record.peer is not None and record.neighbour.graceful_restart else None
-        kept = record.peer.restartable if graceful and kept_for and record.peer is not None else ()
-        for family in Family:
-            if family not in kept:
-                self.rib.dirty.update(record.rib.flush_stale(family))
-        record.keep_until = now + kept_for if kept and kept_for else None
-
-    @staticmethod
-    def _note_what_it_holds(record: Record, reason: SessionReason, now: float) -> None:
-        """RFC 4724 section 4.2, seen from the other side: what the neighbour keeps of ours until we are back."""
-        restart_time = record.peer.restart_time if record.peer is not None else None
-        if reason not in KEEPING or restart_time is None or not record.neighbour.graceful_restart:
-            record.holds_until = None
-        elif record.told or record.sent:
-            record.holds_until = now + record.neighbour.graceful_restart
-
-    def _on_end_of_rib(self, record: Record, marker: EndOfRib) -> None:
-        if marker.sent:
-            record.end_of_rib_sent.add(marker.family)
-            if record.end_of_rib_sent.issuperset(record.families):
-                record.holds_until = None  # whatever was not said again before it, the neighbour has dropped
-            return
-        record.end_of_rib_received.add(marker.family)
-        record.settled.add(marker.family)
-        self.rib.dirty.update(record.rib.flush_stale(marker.family))
-        if not record.rib.stale():
-            record.keep_until = None
+        self.rib.dirty.update(stale_after_loss(record, reason, now))
 
     # Time
 

@@ -260,6 +260,8 @@ class Frr:
 class Speaker:
     """A real speaker in a namespace. The tree and the Python environment are bind-mounted where all may read them."""
 
+    package = TREE / "bgp"
+
     def __init__(
         self, host: Host, environment: dict[str, str] | None = None, name: str = "speaker", user: str = "nobody"
     ) -> None:
@@ -275,7 +277,7 @@ class Speaker:
     def start(self) -> None:
         script = (
             "mount --make-rprivate / && mount -t tmpfs -o mode=755 none /opt && mkdir -p /opt/podroute/bgp /opt/python"
-            f" && mount --bind {TREE / 'bgp'} /opt/podroute/bgp && mount --bind {sys.prefix} /opt/python"
+            f" && mount --bind {self.package} /opt/podroute/bgp && mount --bind {sys.prefix} /opt/python"
             f" && cd /opt/podroute && exec /opt/python/bin/python -m bgp.speaker.entry --run-dir {self.folder}"
             f" --user {self.user}"
         )

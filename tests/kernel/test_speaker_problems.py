@@ -1,13 +1,15 @@
 """A neighbour that can't work is reported with its reason, and all others are served."""
 
 import asyncio
+import shutil
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
 from bgp_routers import BIRD_AS, BIRD_STATICS, FRR_AS, OWN, bird_at, bird_session, desired, frr_at, neighbour
-from bgp_world import Bird, Frr, Host, Speaker, World, wait_for
+from bgp_world import TREE, Bird, Frr, Host, Speaker, World, wait_for
 
 from bgp.reasons import ProblemReason, SessionReason
 from bgp.speaker.client import Change, DesiredRefused, SpeakerAway, SpeakerClient
@@ -101,6 +103,40 @@ def test_a_wrong_version_of_a_running_neighbour_leaves_it_running_even_through_a
     wait_for(lambda: site.speaker.started() > observed.started, "another run of the speaker")
     site.speaker.wait_until_established("bird", "frr")
     assert {problem.field for problem in site.speaker.observed().problems} == {"hold_time", "router_id"}
+
+
+def lenient_package(folder: Path) -> Path:
+    """The speaker with a check left out, so that ExaBGP's own parser is the first to find a wrong hold time."""
+    package = folder / "bgp"
+    shutil.copytree(TREE / "bgp", package, ignore=shutil.ignore_patterns("__pycache__"))
+    checking = package / "checking.py"
+    strict = checking.read_text()
+    lenient = strict.replace("hold == 0 or 3 <= hold <= 65535", "hold >= 0")
+    assert lenient != strict
+    checking.write_text(lenient)
+    return package
+
+
+def test_what_only_exabgps_parser_refuses_leaves_the_last_good_version_running_and_serves_the_others(site):
+    site.speaker.stop(signal.SIGKILL)
+    site.speaker.package = lenient_package(site.world.folder)
+    site.speaker.start()
+    site.ask(site.to_bird)
+    site.speaker.wait_until_established("bird")
+    wait_for(lambda: site.speaker.observed().applied, "the good order applied")
+    since = site.speaker.session("bird").since
+    daemon = site.speaker.daemon()
+    new = msgspec.structs.replace(site.to_bird, name="new", address="10.99.0.77", hold_time=1)
+    site.ask(msgspec.structs.replace(site.to_bird, hold_time=2), new, site.to_frr)
+    site.speaker.wait_until_established("frr")
+    wait_for(lambda: site.speaker.observed().applied, "the other changes applied")
+    problems = {problem.object: problem for problem in site.speaker.observed().problems}
+    assert set(problems) == {"neighbour bird", "neighbour new"}
+    assert {problem.reason for problem in problems.values()} == {ProblemReason.CONFIGURATION_REFUSED}
+    assert "hold-time 2" in problems["neighbour bird"].message
+    assert site.speaker.session("bird").since == since
+    assert site.speaker.session("new").state is SessionState.REFUSED
+    assert site.speaker.daemon() == daemon
 
 
 def test_the_same_password_on_both_sides_works_for_both_families(site):

@@ -589,3 +589,25 @@ def test_a_session_that_is_added_later_keeps_no_lost_route_of_another_alive():
         of_the_first_order.on_event(EndOfRib(TOR.address, False, family), 1.0)
     of_the_first_order.decide(100)
     assert observed_of(of_the_first_order).settled == ()
+
+
+def test_what_the_parser_refused_is_not_tried_again_when_only_announcements_change():
+    state = asked()
+    changed = msgspec.structs.replace(TOR, hold_time=30, families=(Family.IPV6, Family.IPV4))
+    state.set_desired(msgspec.structs.replace(DESIRED, neighbours=(changed,)), 1.0)
+    state.reject(dict.fromkeys(state.neighbours_to_configure(), "its words"), 1.0)
+    for now in (2.0, 3.0):
+        quiet = msgspec.structs.replace(changed, announcements=TOR.announcements[: int(now) - 2])
+        state.set_desired(msgspec.structs.replace(DESIRED, neighbours=(quiet,)), now)
+        assert [one.hold_time for one in state.neighbours_to_configure()] == [TOR.hold_time]
+
+
+def test_a_problem_with_commands_goes_with_the_neighbour():
+    state = asked()
+    up(state)
+    list(state.telling.lines())
+    state.on_event(Answer(False), 1.0)
+    assert len(state.notes) == 1
+    state.set_desired(msgspec.structs.replace(DESIRED, neighbours=()), 2.0)
+    state.set_configured([])
+    assert head_of(state).problems == ()
