@@ -24,6 +24,7 @@ from controller.operator.inventory import WATCHED
 from controller.operator.reconciler import Reconciler
 from controller.operator.telling import Teller
 from controller.operator.term import Term
+from controller.plan.inventory import RECLAIM_MARGIN
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Options:
     metrics_address: str = ""
     settle_seconds: float = 60.0
     relist_seconds: float = 300.0
+    reclaim_margin: float = RECLAIM_MARGIN
     lease: LeaseTerms = field(default_factory=LeaseTerms)
     log_level: str = "info"
 
@@ -78,6 +80,13 @@ def options_from(arguments: Sequence[str]) -> Options:
         help="list everything this often, besides watching (default %(default)s)",
     )
     parser.add_argument(
+        "--reclaim-margin-seconds",
+        type=float,
+        default=RECLAIM_MARGIN,
+        metavar="S",
+        help="beyond the grace period, wait this long for a deleted node's agent to give its blocks up (default %(default)s)",
+    )
+    parser.add_argument(
         "--lease-seconds",
         type=float,
         default=15.0,
@@ -100,6 +109,7 @@ def options_from(arguments: Sequence[str]) -> Options:
         metrics_address=given.metrics_address,
         settle_seconds=given.settle_seconds,
         relist_seconds=given.relist_seconds,
+        reclaim_margin=given.reclaim_margin_seconds,
         lease=terms,
         log_level=given.log_level,
     )
@@ -144,7 +154,9 @@ class Operator:
         self._reconciler = Reconciler(api, self._store, self._teller, self._metrics)
         self._reconciler.may_write = self._term.may_write
         self._reconciler.new_epoch = lambda: secrets.token_hex(4)
-        self._reconciler.memory = replace(self._reconciler.memory, settle_seconds=options.settle_seconds)
+        self._reconciler.memory = replace(
+            self._reconciler.memory, settle_seconds=options.settle_seconds, reclaim_margin=options.reclaim_margin
+        )
 
     def _on_begin(self) -> None:
         self._reconciler.begin_term()

@@ -24,6 +24,7 @@ from controller.plan.inventory import Inventory, Memory, Moment
 from controller.plan.keeping import kept_grants
 from controller.plan.nodes import NodeFacts
 from controller.plan.pools import FINALIZER, Verdict, is_of, is_selecting
+from controller.plan.reclaim import Absent, absent_nodes, orphan_due, reclaim_due
 from controller.plan.reported import Misreport
 
 
@@ -31,8 +32,8 @@ from controller.plan.reported import Misreport
 class BlockPlan:
     """What changes: IPBlocks to create, to update (whole), to delete; and what could not be done.
 
-    `exhausted` holds, by pool, the nodes that need a block of it and how many. `idle` and `gone` are the memory's next values,
-    `wake_at` the monotonic time at which a grace period ends. `lost_nodes` are names whose NodeNetwork goes, too.
+    `exhausted` holds, by pool, the nodes that need a block of it and how many. `idle` and `absent` are the memory's next values,
+    `wake_at` the monotonic time at which a grace period ends. `lost_nodes` are names whose NodeNetwork is to go.
     """
 
     creates: list[IPBlock] = field(default_factory=list)
@@ -42,7 +43,7 @@ class BlockPlan:
     postponed: set[str] = field(default_factory=set)
     claims: Claims = field(default_factory=Claims)
     idle: dict[str, float] = field(default_factory=dict)
-    gone: dict[str, float] = field(default_factory=dict)
+    absent: Absent = field(default_factory=lambda: Absent({}, {}, {}))
     lost_nodes: frozenset[str] = frozenset()
     wake_at: float | None = None
 
@@ -76,7 +77,7 @@ class Ground:
 
 def plan_blocks(ground: Ground) -> BlockPlan:
     """Everything about blocks at this moment."""
-    plan = BlockPlan(gone=_gone_since(ground))
+    plan = BlockPlan(absent=absent_nodes(ground.inventory, ground.memory, ground.moment.monotonic))
     plan.claims = claims_of(ground.inventory, ground.networks)
     plan.creates += plan.claims.recreated
     _follow_nodes(ground, plan)
@@ -122,13 +123,6 @@ def _with(block: IPBlock, spec: IPBlockSpec) -> IPBlock:
     return msgspec.structs.replace(block, spec=spec)
 
 
-def _gone_since(ground: Ground) -> dict[str, float]:
-    present = {node.metadata.name for node in ground.inventory.nodes} | ground.inventory.unknown_of(Node)
-    holders = {block.spec.node.name for block in ground.inventory.blocks}
-    holders |= {network.metadata.name for network in ground.inventory.networks}
-    return {name: ground.memory.gone.get(name, ground.moment.monotonic) for name in holders - present}
-
-
 def _follow_nodes(ground: Ground, plan: BlockPlan) -> None:
     """A node that was added again keeps its blocks, under its new UID."""
     for block in ground.inventory.blocks:
@@ -139,17 +133,17 @@ def _follow_nodes(ground: Ground, plan: BlockPlan) -> None:
 
 
 def _reclaim(ground: Ground, plan: BlockPlan) -> None:
-    """Deleting a Node says that the machine is off: after the grace period its blocks are free."""
+    """Deleting a Node says that the machine is off: after the grace period its blocks are free (`controller.plan.reclaim`)."""
     grace = ground.inventory.configuration.spec.grace_periods.deleted_node
-    over = set()
-    for name, since in plan.gone.items():
-        if ground.moment.monotonic - since >= grace:
-            over.add(name)
-        else:
-            plan.wake(since + grace)
-    plan.lost_nodes = frozenset(over)
+    margin, absent = ground.memory.reclaim_margin, plan.absent
+    lost = {name: orphan_due(absent, name, grace) for name in absent.orphans}
+    free = {name: reclaim_due(absent, name, grace, margin) for name in absent.gone}
+    for due in (*lost.values(), *free.values()):
+        if due > ground.moment.monotonic:
+            plan.wake(due)
+    plan.lost_nodes = frozenset(name for name, due in lost.items() if due <= ground.moment.monotonic)
+    over = {name for name, due in free.items() if due <= ground.moment.monotonic}
     plan.deletes += [block for block in ground.inventory.blocks if block.spec.node.name in over]
-    plan.creates = [block for block in plan.creates if block.spec.node.name not in over]
 
 
 def _delete_released(ground: Ground, plan: BlockPlan, blocks: Iterable[IPBlock]) -> None:

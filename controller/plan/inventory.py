@@ -20,6 +20,9 @@ from controller.api.kubernetes import Namespace, Node, ServiceCIDR
 from controller.api.nodenetwork import NodeNetwork
 from controller.api.objects import Resource
 
+# Seconds beyond the grace period after which a node's blocks go to others: see `controller.plan.reclaim`.
+RECLAIM_MARGIN = 90.0
+
 Key = tuple[type[Resource], str]
 
 
@@ -35,15 +38,20 @@ class Moment:
 class Memory:
     """What is not written in any object. Starting empty is safe: it makes the operator wait longer, never act sooner.
 
-    `gone` and `idle` hold since when (monotonic seconds) a Node's name is missing and a block (by UID) is unused; `freed` when a
-    CIDR was given back. `verified` are UIDs of pools that a list made after their acceptance still showed without overlap.
+    `gone` holds since when (monotonic seconds) both Node and NodeNetwork of a name are missing, `orphans` since when the Node alone
+    is, `graces` the seconds after which a node's agent gives its blocks up, as far as it is known to have heard. `idle` holds since
+    when a block (by UID) is unused, `freed` when a CIDR was given back. `verified` are UIDs of pools that a list made after their
+    acceptance still showed without overlap.
     `unsettled_since` is None once every Ready node's agent has echoed `epoch`, or `settle_seconds` have passed.
     """
 
     epoch: str
     unsettled_since: float | None
     settle_seconds: float = 60.0
+    reclaim_margin: float = RECLAIM_MARGIN
     gone: Mapping[str, float] = field(default_factory=dict)
+    orphans: Mapping[str, float] = field(default_factory=dict)
+    graces: Mapping[str, int] = field(default_factory=dict)
     idle: Mapping[str, float] = field(default_factory=dict)
     freed: Mapping[str, float] = field(default_factory=dict)
     verified: frozenset[str] = frozenset()

@@ -130,7 +130,10 @@ def _remembered(ground: Ground, blocks: BlockPlan) -> Memory:
     freed.update((block.spec.cidr, ground.moment.monotonic) for block in blocks.deletes)
     for block in blocks.creates:
         freed.pop(block.spec.cidr, None)
-    return replace(ground.memory, gone=blocks.gone, idle=blocks.idle, freed=freed)
+    absent = blocks.absent
+    return replace(
+        ground.memory, gone=absent.gone, orphans=absent.orphans, graces=absent.graces, idle=blocks.idle, freed=freed
+    )
 
 
 def _to_verify(ground: Ground) -> frozenset[str]:

@@ -236,7 +236,7 @@ def test_a_node_that_stays_away_loses_its_blocks_after_the_configured_grace(
         "spec": {"gracePeriods": {"deletedNode": 1}},
     }
     add_nodes(world, node("n0", 11), node("n1", 12))
-    start()
+    start("one", "--reclaim-margin-seconds=1")
     world.apply(configuration, POOL4)
     wait_for(lambda: settled(world, ("n0", "n1"), 2), "blocks on both nodes")
     kept = blocks_of(world, "n0")

@@ -202,8 +202,8 @@ def test_a_node_that_comes_back_within_grace_keeps_its_blocks_under_its_new_uid(
     before = sim.blocks("n0")
     sim.remove_node("n0")
     plan = sim.settle()
-    assert plan.wake_at == sim.now + 900
-    sim.now += 899
+    assert plan.wake_at == sim.now + 990
+    sim.now += 989
     sim.settle()
     assert sim.blocks("n0") == before
     node = sim.add_node("n0", 11)
@@ -220,10 +220,51 @@ def test_a_node_that_stays_away_loses_its_blocks_after_the_grace() -> None:
     sim.settle()
     sim.remove_node("n0")
     sim.settle()
-    sim.now += 900
+    sim.now += 989
+    sim.settle()
+    assert len(sim.blocks("n0")) == 2, "its agent may have noticed later: 90 s more than the grace"
+    sim.now += 1
     sim.settle()
     assert sim.blocks("n0") == []
     assert len(sim.blocks("n1")) == 2
+
+
+def test_the_grace_begins_when_the_nodes_network_is_gone_too_and_that_is_deleted_if_nobody_does_it() -> None:
+    sim = cluster()
+    sim.settle()
+    sim.remove(Node, "n0")
+    sim.settle()
+    sim.now += 899
+    sim.settle()
+    assert (NodeNetwork, "n0") in sim.objects
+    sim.now += 1
+    sim.settle()
+    assert (NodeNetwork, "n0") not in sim.objects
+    assert len(sim.blocks("n0")) == 2, "its agent only begins to count"
+    sim.now += 989
+    sim.settle()
+    assert len(sim.blocks("n0")) == 2
+    sim.now += 1
+    sim.settle()
+    assert sim.blocks("n0") == []
+
+
+def test_a_shorter_grace_counts_only_for_nodes_whose_agent_has_heard_of_it() -> None:
+    sim = cluster()
+    sim.settle()
+    sim.silent = {"n0"}
+    spec = BGPConfigurationSpec(grace_periods=GracePeriods(deleted_node=5))
+    sim.put(BGPConfiguration(metadata=Metadata(name="default"), spec=spec))
+    sim.settle()
+    sim.remove_node("n0")
+    sim.remove_node("n1")
+    sim.settle()
+    sim.now += 95
+    sim.settle()
+    assert (len(sim.blocks("n0")), len(sim.blocks("n1"))) == (2, 0)
+    sim.now += 895
+    sim.settle()
+    assert sim.blocks() == []
 
 
 def test_the_grace_of_a_deleted_node_is_configured() -> None:
@@ -233,7 +274,10 @@ def test_the_grace_of_a_deleted_node_is_configured() -> None:
     sim.settle()
     sim.remove_node("n0")
     sim.settle()
-    sim.now += 5
+    sim.now += 94
+    sim.settle()
+    assert len(sim.blocks("n0")) == 2
+    sim.now += 1
     sim.settle()
     assert sim.blocks("n0") == []
 
@@ -245,7 +289,7 @@ def test_never_used_blocks_come_before_those_given_back() -> None:
     assert sim.blocks() == ["10.244.0.0/26"]
     sim.remove_node("n0")
     sim.settle()
-    sim.now += 900
+    sim.now += 990
     sim.settle()
     sim.add_node("n1", 12)
     sim.waiting["n1", "v4"] = 1
