@@ -12,6 +12,11 @@ from msgspec import Meta
 # An IPv6 CIDR in full is 43 characters; CEL needs a bound to estimate its cost.
 CIDR_LENGTH = 43
 ADDRESS_LENGTH = 39
+# What one node may have: an object that says more is refused as a whole, so the operator stops before.
+MOST_BLOCKS = 4096
+MOST_SESSIONS = 1024
+# All addresses of as many of the largest blocks.
+MOST_ADDRESSES = MOST_BLOCKS * 4096
 
 
 def rule(expression: str, message: str, values: str = "") -> dict[str, str]:

@@ -48,7 +48,7 @@ class Node(Resource, frozen=True, kw_only=True, rename="camel"):
     def allocatable_pods(self) -> int:
         """How many pods the kubelet admits; 110 (its default) as long as it has not said."""
         said = self.status.allocatable.get("pods", "")
-        return int(said) if said.isdigit() else 110
+        return int(said) if said.isascii() and said.isdigit() and len(said) < 10 else 110
 
 
 class Namespace(Resource, frozen=True, kw_only=True, rename="camel"):

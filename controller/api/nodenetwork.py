@@ -5,11 +5,15 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta, Struct, field
 
 from controller.api.bgppeer import ExportPolicy, ImportPolicy
+from controller.api.fields import MOST_ADDRESSES, MOST_BLOCKS, MOST_SESSIONS
 from controller.api.ipblock import NodeReference
 from controller.api.objects import Conditions, Resource
 
 # The server checks formats without the cost of a rule. It takes host bits, which CEL could refuse: such an entry is passed over.
 _CIDR = {"format": "cidr"}
+# In the schema alone: an object of before these bounds still decodes.
+_COUNT = {"minimum": 0, "maximum": 2**31 - 1}
+_ADDRESSES = {"minimum": 0, "maximum": MOST_ADDRESSES}
 
 
 class BlockGrant(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -79,9 +83,9 @@ class NodeNetworkSpec(Struct, frozen=True, kw_only=True, rename="camel", omit_de
             description="Seconds after which the node gives its blocks up if this object is gone: others get them then."
         ),
     ] = 900
-    blocks: Annotated[tuple[BlockGrant, ...], Meta(description="The node's blocks.", max_length=4096)] = ()
+    blocks: Annotated[tuple[BlockGrant, ...], Meta(description="The node's blocks.", max_length=MOST_BLOCKS)] = ()
     sessions: Annotated[
-        tuple[SessionSpec, ...], Meta(description="Sessions that BGPPeers ask for.", max_length=1024)
+        tuple[SessionSpec, ...], Meta(description="Sessions that BGPPeers ask for.", max_length=MOST_SESSIONS)
     ] = ()
 
 
@@ -93,24 +97,28 @@ class SessionStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     state: Annotated[str, Meta(description="Idle, Connect, OpenSent, Established, …", max_length=63)]
     reason: Annotated[str, Meta(description="Why it is not established.", max_length=63)] = ""
     message: Annotated[str, Meta(description="The detail of it.", max_length=512)] = ""
-    accepted: Annotated[int, Meta(description="Routes accepted.")] = 0
-    refused: Annotated[int, Meta(description="Routes refused.")] = 0
-    announced: Annotated[int, Meta(description="Prefixes sent.")] = 0
+    accepted: Annotated[int, Meta(description="Routes accepted.", extra_json_schema=_COUNT)] = 0
+    refused: Annotated[int, Meta(description="Routes refused.", extra_json_schema=_COUNT)] = 0
+    announced: Annotated[int, Meta(description="Prefixes sent.", extra_json_schema=_COUNT)] = 0
 
 
 class PoolDemand(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """Addresses of one pool on this node."""
 
     pool: Annotated[str, Meta(description="The IPPool.", max_length=253)]
-    in_use: Annotated[int, Meta(description="Addresses that pods have, or that rest after use.")] = 0
-    waiting: Annotated[int, Meta(description="Pods that wait for a block.")] = 0
+    in_use: Annotated[
+        int, Meta(description="Addresses that pods have, or that rest after use.", extra_json_schema=_ADDRESSES)
+    ] = 0
+    waiting: Annotated[int, Meta(description="Pods that wait for a block.", extra_json_schema=_ADDRESSES)] = 0
 
 
 class BlockUsage(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """Addresses in use in one block."""
 
     cidr: Annotated[str, Meta(description="The block.", max_length=43, extra_json_schema=_CIDR)]
-    in_use: Annotated[int, Meta(description="Addresses that pods have, or that rest after use.")] = 0
+    in_use: Annotated[
+        int, Meta(description="Addresses that pods have, or that rest after use.", extra_json_schema=_ADDRESSES)
+    ] = 0
 
 
 class BlockClaim(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -126,10 +134,10 @@ class NodeNetworkStatus(Struct, frozen=True, kw_only=True, rename="camel", omit_
 
     epoch: Annotated[str, Meta(description="The last epoch that the agent saw.", max_length=63)] = ""
     observed_generation: Annotated[int, Meta(description="The generation of the spec that was applied.")] = 0
-    pods: Annotated[int, Meta(description="Pods wired by podroute.")] = 0
+    pods: Annotated[int, Meta(description="Pods wired by podroute.", extra_json_schema=_COUNT)] = 0
     sessions: Annotated[tuple[SessionStatus, ...], Meta(description="BGP sessions.", max_length=1100)] = ()
     session_summary: Annotated[str, Meta(description="Established of all.", max_length=64)] = ""
-    learned_routes: Annotated[int, Meta(description="Learned routes in the kernel.")] = 0
+    learned_routes: Annotated[int, Meta(description="Learned routes in the kernel.", extra_json_schema=_COUNT)] = 0
     demand: Annotated[tuple[PoolDemand, ...], Meta(description="Addresses in use, a pool each.", max_length=1024)] = ()
     usage: Annotated[tuple[BlockUsage, ...], Meta(description="Addresses in use, a block each.", max_length=4096)] = ()
     released: Annotated[

@@ -6,6 +6,8 @@ Conditions, events, metrics, and `podroute check` use the same words. A speaker'
 
 from enum import StrEnum
 
+from controller.api.fields import MOST_BLOCKS, MOST_SESSIONS
+
 
 class Reason(StrEnum):
     """Why something is, or is not, honoured. The value is what stands in a condition's `reason`."""
@@ -49,6 +51,11 @@ class Reason(StrEnum):
         "a node needs a block and the pool has none free",
         "add a pool, or free blocks by scaling down",
     )
+    NODE_FULL = (
+        "NodeFull",
+        f"a node holds as many blocks as it may: {MOST_BLOCKS}, of all pools",
+        "use larger blocks (a pool with a shorter blockSize), or less headroom",
+    )
     AVAILABLE = "Available", "every node that needs a block has one"
     POOL_HAS_BLOCKS = (
         "BlocksInUse",
@@ -79,7 +86,7 @@ class Reason(StrEnum):
     )
     REPORT_INVALID = (
         "ReportInvalid",
-        "a part of the node's NodeNetwork is no block, and is passed over",
+        "a part of the node's NodeNetwork is no block, or no possible count, and is passed over",
         "see that the agent is of the operator's version, then restart it",
     )
     CLAIM_IS_NO_BLOCK = (
@@ -94,6 +101,11 @@ class Reason(StrEnum):
         "AddressConflict",
         "an older BGPPeer has the same address for the same node; the older one is served",
         "delete one of the two, or give them distinct node selectors",
+    )
+    TOO_MANY_SESSIONS = (
+        "TooManySessions",
+        f"a node keeps at most {MOST_SESSIONS} sessions that BGPPeers ask for",
+        "select fewer peers with nodeSelector and peerSelector",
     )
     PEER_IS_NODE_ITSELF = "PeerIsNode", "the peer's address is the node's own", "exclude the node with nodeSelector"
     SECRET_MISSING = (

@@ -5,13 +5,14 @@ NodeNetwork lists follows from them. Order of the rules: claims are served first
 that left a node ask their blocks back, then idle blocks go, and only then are new ones granted.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import msgspec
 
+from controller.api.fields import MOST_BLOCKS
 from controller.api.ipblock import IPBlock, IPBlockSpec, NodeReference, block_name
 from controller.api.ippool import IPPool
 from controller.api.kubernetes import Node
@@ -32,7 +33,8 @@ from controller.plan.reported import Misreport
 class BlockPlan:
     """What changes: IPBlocks to create, to update (whole), to delete; and what could not be done.
 
-    `exhausted` holds, by pool, the nodes that need a block of it and how many. `idle` and `absent` are the memory's next values,
+    `exhausted` holds, by pool, the nodes that need a block of it and how many; `full` those that may hold no more blocks, `counts`
+    the blocks of each node. `idle` and `absent` are the memory's next values,
     `wake_at` the monotonic time at which a grace period ends. `lost_nodes` are names whose NodeNetwork is to go.
     """
 
@@ -40,6 +42,8 @@ class BlockPlan:
     updates: list[IPBlock] = field(default_factory=list)
     deletes: list[IPBlock] = field(default_factory=list)
     exhausted: dict[str, dict[str, int]] = field(default_factory=dict)
+    full: dict[str, dict[str, int]] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
     postponed: set[str] = field(default_factory=set)
     claims: Claims = field(default_factory=Claims)
     idle: dict[str, float] = field(default_factory=dict)
@@ -79,7 +83,11 @@ def plan_blocks(ground: Ground) -> BlockPlan:
     """Everything about blocks at this moment."""
     plan = BlockPlan(absent=absent_nodes(ground.inventory, ground.memory, ground.moment.monotonic))
     plan.claims = claims_of(ground.inventory, ground.networks)
-    plan.creates += plan.claims.recreated
+    plan.counts.update(block.spec.node.name for block in ground.inventory.blocks)
+    for network in ground.inventory.networks:
+        plan.counts[network.metadata.name] += len(kept_grants(ground.inventory, network))
+    for block in plan.claims.recreated:
+        _create(plan, block)
     _follow_nodes(ground, plan)
     usages = {each.metadata.name: usage_of(each) for each in ground.inventory.networks}
     plan.idle = _idle_since(ground, usages)
@@ -227,6 +235,11 @@ class _Need:
     def missing(self) -> int:
         return self.wanted - self.capacity
 
+    def blocks_missing(self, pool: IPPool) -> int:
+        """The same in whole blocks."""
+        size = 1 << ((32 if family_of(pool.spec.cidr) == "ipv4" else 128) - pool.spec.effective_block_size)
+        return -(-self.missing // size)
+
 
 def _match_demand(ground: Ground, plan: BlockPlan, blocks: tuple[IPBlock, ...], usages: Mapping[str, Usage]) -> None:
     held: dict[tuple[str, str], list[IPBlock]] = defaultdict(list)
@@ -253,17 +266,18 @@ def _match_demand(ground: Ground, plan: BlockPlan, blocks: tuple[IPBlock, ...], 
 
 
 def _need_of(pool: IPPool, facts: NodeFacts, blocks: list[IPBlock], usage: Usage, ground: Ground) -> _Need:
-    active = [block for block in blocks if block.spec.state == "Active"]
-    leaving = sum(usage.in_block.get(block.spec.cidr, 0) for block in blocks if block.spec.state == "Releasing")
     name = pool.metadata.name
-    wanted = wanted_addresses(pool, facts.node, usage.in_pool.get(name, 0) - leaving, usage.waiting.get(name, 0))
+    active = [block.spec.cidr for block in blocks if block.spec.state == "Active"]
+    releasing = [block.spec.cidr for block in blocks if block.spec.state == "Releasing"]
     network = ground.networks.get(facts.name)
-    unread = (
-        [g for g in kept_grants(ground.inventory, network) if g.pool == name and g.state == "Active"] if network else []
-    )
-    held = [*(block.spec.cidr for block in active), *(grant.cidr for grant in unread)]
-    capacity = sum(block_size_of(cidr, ground.reserved) for cidr in held)
-    return _Need(facts.name, wanted, usage.waiting.get(name, 0), capacity)
+    if network is not None:
+        active += [g.cidr for g in kept_grants(ground.inventory, network) if g.pool == name and g.state == "Active"]
+    in_use = usage.in_pool.get(name, 0)
+    # No more pods wait than the node may run, whatever it says.
+    waiting = min(usage.waiting.get(name, 0), facts.node.allocatable_pods)
+    leaving = sum(usage.in_block.get(cidr, 0) for cidr in releasing)
+    wanted = wanted_addresses(pool, facts.node, max(0, in_use - leaving), waiting)
+    return _Need(facts.name, wanted, waiting, sum(block_size_of(cidr, ground.reserved) for cidr in active))
 
 
 def _give_back_idle(ground: Ground, plan: BlockPlan, need: _Need, blocks: list[IPBlock]) -> None:
@@ -296,19 +310,40 @@ def _take_back(ground: Ground, plan: BlockPlan, need: _Need, blocks: list[IPBloc
             need.capacity += block_size_of(block.spec.cidr, ground.reserved)
 
 
+def _create(plan: BlockPlan, block: IPBlock) -> bool:
+    """Creates the block, unless its node is full: a NodeNetwork with more would be refused as a whole."""
+    node = block.spec.node.name
+    if plan.counts[node] >= MOST_BLOCKS:
+        plan.full.setdefault(block.spec.pool, Counter())[node] += 1
+        return False
+    plan.counts[node] += 1
+    plan.creates.append(block)
+    return True
+
+
 def _grant(ground: Ground, plan: BlockPlan, pool: IPPool, short: list[_Need], free: FreeBlocks) -> None:
     """One block a round for each node that is short: those with waiting pods first, so that a scarce pool serves them."""
     left = sorted(short, key=lambda need: (-min(need.waiting, 1), need.capacity, need.node))
     while left:
         for need in left:
-            cidr = free.take()
+            if plan.counts[need.node] >= MOST_BLOCKS:
+                plan.full.setdefault(pool.metadata.name, {})[need.node] = need.blocks_missing(pool)
+                continue
+            cidr = _take_usable(free, ground)
             if cidr is None:
-                size = 2 ** ((32 if family_of(pool.spec.cidr) == "ipv4" else 128) - pool.spec.effective_block_size)
-                plan.exhausted[pool.metadata.name] = {n.node: -(-n.missing // size) for n in left if n.missing > 0}
+                missing = {each.node: each.blocks_missing(pool) for each in left if each.missing > 0}
+                plan.exhausted[pool.metadata.name] = missing
                 return
-            plan.creates.append(new_block(cidr, pool.metadata.name, ground.facts[need.node].node))
+            _create(plan, new_block(cidr, pool.metadata.name, ground.facts[need.node].node))
             need.capacity += block_size_of(cidr, ground.reserved)
-        left = [need for need in left if need.missing > 0]
+        left = [need for need in left if need.missing > 0 and plan.counts[need.node] < MOST_BLOCKS]
+
+
+def _take_usable(free: FreeBlocks, ground: Ground) -> str | None:
+    """A free block of which pods may get something: one that reservations cover in parts would be granted without end."""
+    while (cidr := free.take()) is not None and block_size_of(cidr, ground.reserved) == 0:
+        continue
+    return cidr
 
 
 def new_block(cidr: str, pool: str, node: Node, state: str = "Active") -> IPBlock:

@@ -10,6 +10,10 @@ from controller.api.objects import Network, family_of
 from controller.plan.cidrs import size_of
 from controller.plan.pools import reserved_inside
 
+# A node may have more addresses in use than pods: second interfaces, and addresses that rest after short jobs. What it reports
+# beyond this many for each pod that it may run is not believed: more blocks would be granted for it without end.
+ADDRESSES_PER_POD = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -34,7 +38,7 @@ def wanted_addresses(pool: IPPool, node: Node, in_use: int, waiting: int) -> int
 
     Without `headroom` it is what the node's allocatable pods still need: all of them together, or more if more are in use.
     """
-    needed = in_use + waiting
+    needed = min(in_use + waiting, ADDRESSES_PER_POD * node.allocatable_pods)
     if pool.spec.headroom is not None:
         return needed + pool.spec.headroom
     return max(node.allocatable_pods, needed)

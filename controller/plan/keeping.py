@@ -9,6 +9,7 @@ import msgspec
 
 from controller.api.bgppeer import BGPPeer
 from controller.api.clusternetwork import ClusterNetworkSpec
+from controller.api.fields import MOST_SESSIONS
 from controller.api.ipblock import IPBlock, block_name, network_of_name
 from controller.api.ippool import IPPool
 from controller.api.kubernetes import Node
@@ -53,7 +54,7 @@ def with_kept_sessions(
     served = {session.address for session in sessions}
     kept = [each for each in network.spec.sessions if each.peer in peers or each.node in nodes]
     every = (*sessions, *(each for each in kept if each.address not in served and address_of(each.address)))
-    return tuple(sorted(every, key=lambda each: address_key(each.address)))
+    return tuple(sorted(every[:MOST_SESSIONS], key=lambda each: address_key(each.address)))
 
 
 def with_kept_parts(inventory: Inventory, spec: ClusterNetworkSpec, old: ClusterNetworkSpec) -> ClusterNetworkSpec:

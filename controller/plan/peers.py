@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from controller.api.bgpconfiguration import BGPConfigurationSpec
 from controller.api.bgppeer import BGPPeer
+from controller.api.fields import MOST_SESSIONS
 from controller.api.nodenetwork import SessionSpec
 from controller.api.objects import family_of
 from controller.api.reasons import Reason
@@ -166,16 +167,22 @@ class _Ends:
 
 def _add(draft: _Draft, peer: BGPPeer, *ends: _Ends) -> None:
     """The session at all of its ends, or at none: a node would for ever call another one that does not answer."""
-    conflicts = [(each, draft.sessions[each.node].get(each.address)) for each in ends]
-    refused = [
-        _refused(each.node, Reason.ADDRESS_CONFLICT, f"{each.address} is BGPPeer {existing.peer}'s")
-        for each, existing in conflicts
-        if existing is not None
-    ]
+    refused = [refusal for each in ends if (refusal := _why_not(draft, each)) is not None]
     draft.refused[peer.metadata.name] += refused
     if not refused and not peer.spec.shutdown:
         for each in ends:
             draft.sessions[each.node][each.address] = _session(peer, each, draft.configuration)
+
+
+def _why_not(draft: _Draft, ends: _Ends) -> Refused | None:
+    """Why the node keeps no such session besides those that it keeps already; None if it can."""
+    sessions = draft.sessions[ends.node]
+    existing = sessions.get(ends.address)
+    if existing is not None:
+        return _refused(ends.node, Reason.ADDRESS_CONFLICT, f"{ends.address} is BGPPeer {existing.peer}'s")
+    if len(sessions) >= MOST_SESSIONS:
+        return _refused(ends.node, Reason.TOO_MANY_SESSIONS, ends.address)
+    return None
 
 
 def _refused(node: str, reason: Reason, what: str) -> Refused:

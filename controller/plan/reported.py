@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import msgspec
 
+from controller.api.fields import MOST_ADDRESSES
 from controller.api.ippool import SHORTEST_BLOCK
 from controller.api.nodenetwork import NodeNetwork
 from controller.api.objects import Network, family_of
@@ -53,7 +54,15 @@ def _wrong_in(network: NodeNetwork) -> list[Misreport]:
         ("status.claims", (claim.cidr for claim in status.claims)),
         ("status.usage", (usage.cidr for usage in status.usage)),
     )
-    return [Misreport(name, field, cidr) for field, cidrs in fields for cidr in cidrs if block_network(cidr) is None]
+    found = [Misreport(name, field, cidr) for field, cidrs in fields for cidr in cidrs if block_network(cidr) is None]
+    counts = [each.in_use for each in status.usage]
+    counts += [count for each in status.demand for count in (each.in_use, each.waiting)]
+    found += [Misreport(name, "status, a count", str(count)) for count in counts if count != _bounded(count)]
+    return found
+
+
+def _bounded(count: int) -> int:
+    return min(max(count, 0), MOST_ADDRESSES)
 
 
 def _without_wrong(network: NodeNetwork) -> NodeNetwork:
@@ -61,6 +70,14 @@ def _without_wrong(network: NodeNetwork) -> NodeNetwork:
     cleaned = msgspec.structs.replace(
         status,
         claims=tuple(each for each in status.claims if block_network(each.cidr) is not None),
-        usage=tuple(each for each in status.usage if block_network(each.cidr) is not None),
+        usage=tuple(
+            msgspec.structs.replace(each, in_use=_bounded(each.in_use))
+            for each in status.usage
+            if block_network(each.cidr) is not None
+        ),
+        demand=tuple(
+            msgspec.structs.replace(each, in_use=_bounded(each.in_use), waiting=_bounded(each.waiting))
+            for each in status.demand
+        ),
     )
     return msgspec.structs.replace(network, status=cleaned)

@@ -94,6 +94,10 @@ def _pool_available(pool: IPPool, plan: BlockPlan) -> Verdict:
     if short:
         nodes = ", ".join(f"{node} ({count} blocks)" for node, count in sorted(short.items())[:16])
         return refusal(Reason.POOL_EXHAUSTED, f"nodes that need more: {nodes}")
+    full = plan.full.get(name)
+    if full:
+        nodes = ", ".join(f"{node} ({count} blocks)" for node, count in sorted(full.items())[:16])
+        return refusal(Reason.NODE_FULL, f"nodes that need more: {nodes}")
     return Verdict(True, Reason.AVAILABLE, Reason.AVAILABLE.meaning)
 
 
@@ -190,9 +194,10 @@ def _reservation_status(each: IPReservation, verdict: Verdict, stamp: str) -> IP
 def notes_of(ground: Ground, plan: BlockPlan) -> tuple[Note, ...]:
     """What is to be said about Nodes: exhausted pools, missing or doubled addresses, claims and conflicts."""
     said: list[tuple[str, Reason, str]] = []
-    for pool, short in plan.exhausted.items():
+    lacking = [(Reason.POOL_EXHAUSTED, pool, short) for pool, short in plan.exhausted.items()]
+    lacking += [(Reason.NODE_FULL, pool, short) for pool, short in plan.full.items()]
+    for reason, pool, short in lacking:
         for node, count in short.items():
-            reason = Reason.POOL_EXHAUSTED
             said.append((node, reason, f"IPPool {pool}: {count} blocks are missing; {reason.meaning}; {reason.remedy}"))
     for facts in ground.facts.values():
         wanted = {family_of(pool.spec.cidr) for pool in ground.inventory.pools if is_selecting(pool, facts.node)}

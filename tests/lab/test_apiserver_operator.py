@@ -425,9 +425,11 @@ def test_a_lost_block_is_claimed_and_one_that_another_node_has_is_a_conflict(
     wait_for(lambda: lost in blocks_of(world, "n0"), "the lost block is locked again for the node that uses it")
     wait_for(lambda: settled(world, ("n0", "n1"), 2), "under its new UID")
     assert blocks_of(world)[lost]["uid"] != before[lost]["uid"]
+    agents.in_use[others] = 1
+    wait_for(lambda: world.get("ippool", "v4")["status"]["inUse"] == 3, "its owner uses the other block")
     agents.claims["n0"] = (BlockClaim(cidr=others, uid="x", pool="v4"),)
     wait_for(lambda: condition(world, "ippools", "v4", "NodesServed").get("reason") == "BlockConflict", "the conflict")
-    assert f"n0 uses {others} of n1" in condition(world, "ippools", "v4", "NodesServed")["message"]
+    assert f"Node n0 uses {others}, of Node n1" in condition(world, "ippools", "v4", "NodesServed")["message"]
     assert others in blocks_of(world, "n1")
 
 

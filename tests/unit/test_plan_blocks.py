@@ -332,6 +332,40 @@ def test_a_reserved_range_lowers_a_blocks_worth_and_a_whole_reserved_block_is_no
     assert sum(64 - 32 * bool(reserved) for reserved in grants.values()) >= 110
 
 
+def test_a_node_gets_no_more_blocks_than_its_object_may_hold_and_pool_and_node_say_so() -> None:
+    sim = Simulation()
+    sim.add_node("n0", 11)
+    sim.add_pool("single", "10.244.0.0/16", block_size=32, headroom=65536)
+    sim.add_pool("late", "10.245.0.0/16")
+    plan = sim.settle()
+    assert len(sim.get(NodeNetwork, "n0").spec.blocks) == 4096
+    status, reason, message = sim.condition(IPPool, "single", "Available")
+    assert (status, reason) == ("False", "NodeFull")
+    assert "n0" in message
+    assert sim.condition(IPPool, "late", "Available")[1] == "NodeFull"
+    assert {(note.name, note.reason) for note in plan.notes} == {("n0", "NodeFull")}
+
+
+def test_a_block_that_reservations_cover_in_parts_is_not_granted_over_and_over() -> None:
+    sim = Simulation()
+    sim.add_node("n0", 11, pods=4000)
+    sim.add_pool("v4", "10.240.0.0/12", block_size=20)
+    # So many single addresses that the node is told of whole ranges: nothing of the first block is left.
+    for third in range(16):
+        sim.reserve(f"r{third}", *(f"10.240.{third}.{fourth}/32" for fourth in range(0, 256, 2)))
+    sim.settle()
+    assert "10.240.0.0/20" not in sim.blocks()
+    assert sim.blocks() == ["10.240.16.0/20"]
+
+
+def test_a_held_block_that_is_reserved_as_a_whole_later_is_replaced_once() -> None:
+    sim = cluster(1)
+    sim.settle()
+    sim.reserve("all", "10.244.0.0/25")
+    sim.settle()
+    assert len(sim.blocks("n0")) == 4
+
+
 def test_a_block_deleted_by_hand_is_created_again_for_the_node_that_uses_it() -> None:
     sim = cluster()
     sim.settle()

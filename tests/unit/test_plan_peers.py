@@ -260,3 +260,15 @@ def test_a_label_moves_a_node_from_one_peer_to_another() -> None:
     sim.put(with_metadata(node, labels={"rack": "r1"}))
     sim.settle()
     assert [s.peer for s in sessions(sim, "n0")] == ["tor1"]
+
+
+def test_a_node_keeps_no_more_sessions_than_its_object_may_hold_and_the_peer_says_so() -> None:
+    sim = two_racks()
+    for number in range(1030):
+        add_peer(sim, f"tor{number:04}", node_selector=rack("r0"), address=f"10.20.{number // 200}.{number % 200 + 1}")
+    sim.settle()
+    assert len(sessions(sim, "n0")) == 1024
+    assert sim.condition(BGPPeer, "tor1023", "Accepted")[0] == "True"
+    status, reason, message = sim.condition(BGPPeer, "tor1024", "Accepted")
+    assert (status, reason) == ("False", "TooManySessions")
+    assert "Node n0" in message

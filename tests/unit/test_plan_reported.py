@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.api import IPBlock, IPPool, NodeNetwork
-from controller.api.nodenetwork import BlockClaim, BlockUsage, NodeNetworkStatus
+from controller.api.nodenetwork import BlockClaim, BlockUsage, NodeNetworkStatus, PoolDemand
 
 WRONG = ("10.244.9.0/33", "10.244.9.1/26", "", "pods", "10.244.9.0/26 ", "0.0.0.0/0", "10.244.0.0/19", "fd00::/115")
 
@@ -111,3 +111,24 @@ def test_a_claim_that_is_no_block_of_a_pool_is_not_honoured_but_told_and_nobody_
     sim.look()
     assert len(sim.blocks()) > 20
     assert not any(ipaddress.ip_network(block).overlaps(claimed) for block in sim.blocks())
+
+
+def test_a_node_is_granted_no_more_for_pods_that_wait_than_it_may_run() -> None:
+    sim = settled_cluster()
+    report(sim, "n0", demand=(PoolDemand(pool="v4", in_use=2**40, waiting=2**40),))
+    plan = sim.look()
+    for _ in range(20):
+        sim.look()
+    assert len(sim.blocks("n0")) <= 14, "eight addresses for each of its 110 pods"
+    said = {note.message for note in plan.notes if note.reason == "ReportInvalid"}
+    assert any(str(2**40) in message for message in said)
+
+
+@pytest.mark.parametrize("count", [-1, -(2**60), 2**60])
+def test_an_impossible_count_changes_no_total_beyond_what_can_be(count: int) -> None:
+    sim = settled_cluster()
+    report(sim, "n0", demand=(PoolDemand(pool="v4", in_use=count, waiting=count),), usage=())
+    sim.look()
+    sim.look()
+    assert 0 <= sim.get(IPPool, "v4").status.in_use <= 2**24
+    assert 2 <= len(sim.blocks("n0")) <= 14
