@@ -3,6 +3,7 @@
 These Nodes are objects only, without a kubelet: the operator decides by what a Node says of itself.
 """
 
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -15,26 +16,38 @@ from test_bad_input_pools import events
 from workloads import apply, eventually
 
 from controller.lab.cluster import Lab
+from controller.plan.reclaim import RECLAIM_MARGIN
 
 pytestmark = [pytest.mark.lab, pytest.mark.root]
 
+NUMBERS = itertools.count(1)
 ADDRESSES = {4: "10.10.0.240", 6: "fd00:10:10::240"}
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def no_grace(lab: Lab) -> Iterator[None]:
-    """A deleted Node's blocks are free at once, so that nothing is left after each test."""
+    """A deleted Node's blocks are free as soon as its agent must know; nothing is left after the module's tests."""
     apply(lab, body("BGPConfiguration", "default", gracePeriods={"deletedNode": 0}))
     yield
-    ghosts = [n["metadata"]["name"] for n in lab.get("nodes")["items"] if n["metadata"]["name"].startswith("ghost")]
-    if ghosts:
-        lab.kubectl("delete", "node", *ghosts)
     eventually(
         lambda: set(node_blocks(lab).values()) <= set(lab.topology.node_names),
-        30,
+        RECLAIM_MARGIN + 60,
         lambda: f"no ghosts: {node_blocks(lab)}",
     )
     lab.kubectl("delete", "bgpconfiguration", "default")
+
+
+@pytest.fixture
+def ghost(lab: Lab) -> Iterator[str]:
+    """The name of a Node of one test: its blocks outlive it for a while. It is deleted afterwards."""
+    name = f"ghost-{next(NUMBERS)}"
+    yield name
+    lab.kubectl("delete", "node", name, "--ignore-not-found")
+    eventually(
+        lambda: name not in {each["metadata"]["name"] for each in lab.get("nodenetworks")["items"]},
+        30,
+        f"the NodeNetwork of {name} goes with its Node",
+    )
 
 
 def make_node(lab: Lab, name: str, *addresses: str) -> None:
@@ -71,33 +84,40 @@ def is_good(lab: Lab, family: int) -> bool:
 
 @pytest.mark.parametrize("family", [4, 6])
 def test_a_node_without_an_address_of_a_family_gets_no_block_of_it_and_both_once_it_has_one(
-    lab: Lab, family: int
+    lab: Lab, ghost: str, family: int
 ) -> None:
     lacking = 10 - family
-    words = ("NodeWithoutAddress", "Node ghost", f"no InternalIP of family ipv{lacking}", "--node-ip for both families")
+    words = (
+        "NodeWithoutAddress",
+        f"Node {ghost}",
+        f"no InternalIP of family ipv{lacking}",
+        "--node-ip for both families",
+    )
     with others_undisturbed(lab):
-        make_node(lab, "ghost", ADDRESSES[family])
+        make_node(lab, ghost, ADDRESSES[family])
         eventually(lambda: says(lab, lacking, *words), 20, f"IPPool pods-v{lacking} says {words}")
-        eventually(lambda: events(lab, "ghost", "NodeWithoutAddress", f"ipv{lacking}"), 15, "an Event on the Node")
-        eventually(lambda: families(lab, "ghost") == {family}, 15, f"blocks of IPv{family}")
+        eventually(lambda: events(lab, ghost, "NodeWithoutAddress", f"ipv{lacking}"), 15, "an Event on the Node")
+        eventually(lambda: families(lab, ghost) == {family}, 15, f"blocks of IPv{family}")
         assert is_good(lab, family)
-        make_node(lab, "ghost", *ADDRESSES.values())
-        eventually(lambda: families(lab, "ghost") == {4, 6}, 15, "blocks of both families")
+        make_node(lab, ghost, *ADDRESSES.values())
+        eventually(lambda: families(lab, ghost) == {4, 6}, 15, "blocks of both families")
         eventually(lambda: is_good(lab, lacking), 15, f"IPPool pods-v{lacking} serves all nodes")
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_of_two_nodes_with_one_address_the_older_keeps_it_and_the_younger_is_told(lab: Lab, family: int) -> None:
+def test_of_two_nodes_with_one_address_the_older_keeps_it_and_the_younger_is_told(
+    lab: Lab, ghost: str, family: int
+) -> None:
     pair = lab.topology.addresses("n0")
     stolen = pair.v4 if family == 4 else pair.v6
     other = 10 - family
-    words = ("NodeAddressConflict", "Node ghost", f"InternalIP {stolen} is Node n0's", "distinct --node-ip")
+    words = ("NodeAddressConflict", f"Node {ghost}", f"InternalIP {stolen} is Node n0's", "distinct --node-ip")
     with others_undisturbed(lab):
-        make_node(lab, "ghost", stolen, ADDRESSES[other])
+        make_node(lab, ghost, stolen, ADDRESSES[other])
         eventually(lambda: says(lab, family, *words), 20, f"IPPool pods-v{family} says {words}")
-        eventually(lambda: events(lab, "ghost", "NodeAddressConflict", stolen), 15, "an Event on the Node")
-        eventually(lambda: families(lab, "ghost") == {other}, 15, f"blocks of IPv{other} alone")
+        eventually(lambda: events(lab, ghost, "NodeAddressConflict", stolen), 15, "an Event on the Node")
+        eventually(lambda: families(lab, ghost) == {other}, 15, f"blocks of IPv{other} alone")
         assert stolen in lab.get("nodenetwork", "n0")["spec"]["addresses"]
         assert families(lab, "n0") == {4, 6}
-        make_node(lab, "ghost", *ADDRESSES.values())
-        eventually(lambda: families(lab, "ghost") == {4, 6}, 15, "blocks of both families")
+        make_node(lab, ghost, *ADDRESSES.values())
+        eventually(lambda: families(lab, ghost) == {4, 6}, 15, "blocks of both families")
