@@ -12,6 +12,19 @@ DEFAULT_BLOCK_SIZE = {"ipv4": 26, "ipv6": 122}
 # The largest blocks that there are, by their prefix length.
 SHORTEST_BLOCK = {"ipv4": 20, "ipv6": 116}
 
+# Ranges of which no pod can have an address: unspecified ("this network"), loopback, link-local, multicast, broadcast.
+SPECIAL_RANGES = (
+    "0.0.0.0/8",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "224.0.0.0/4",
+    "255.255.255.255/32",
+    "::/127",
+    "fe80::/10",
+    "ff00::/8",
+)
+_SPECIAL = "[" + ", ".join(f"'{each}'" for each in SPECIAL_RANGES) + "]"
+
 _FAMILY4 = "cidr(self.cidr).ip().family() == 4"
 
 
@@ -58,6 +71,11 @@ class IPPoolSpec(
             max_length=CIDR_LENGTH,
             extra_json_schema=cel(
                 *CIDR_RULES,
+                rule(
+                    f"!isCIDR(self) || !{_SPECIAL}.exists(r, cidr(r).containsCIDR(self) || cidr(self).containsCIDR(r))",
+                    "overlaps a range of which no pod can have an address (unspecified, loopback, link-local, multicast): "
+                    "use unicast addresses, e.g. of 10.0.0.0/8 or fd00::/8",
+                ),
                 rule("self == oldSelf", "cidr is immutable: create another pool and disable this one"),
             ),
         ),

@@ -31,6 +31,11 @@ class Reason(StrEnum):
         "spec.cidr overlaps an older pool's",
         "delete this pool and create one with a CIDR that overlaps no other pool's",
     )
+    POOL_SPECIAL_RANGE = (
+        "SpecialRange",
+        "spec.cidr overlaps a range of which no pod can have an address (unspecified, loopback, link-local, multicast)",
+        "create a pool of unicast addresses, e.g. of 10.0.0.0/8 or fd00::/8",
+    )
     POOL_OVERLAPS_NODE = (
         "OverlapsNodeAddress",
         "spec.cidr contains the address of a node",

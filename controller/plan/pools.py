@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from controller.api.bgppeer import BGPPeer
 from controller.api.ipblock import IPBlock
-from controller.api.ippool import IPPool
+from controller.api.ippool import SPECIAL_RANGES, IPPool
 from controller.api.ipreservation import IPReservation
 from controller.api.kubernetes import Namespace, Node
 from controller.api.objects import Address, Network, family_of
@@ -51,7 +51,8 @@ def pool_verdicts(inventory: Inventory) -> dict[str, Verdict]:
     for pool in sorted(inventory.pools, key=lambda p: (p.metadata.name not in holding, p.metadata.age_key)):
         name, network = pool.metadata.name, network_of(pool.spec.cidr)
         verdict = (
-            _overlap_with_pools(network, before)
+            _overlap_with_special_ranges(network)
+            or _overlap_with_pools(network, before)
             or _overlap_with_services(network, services)
             or _overlap_with_nodes(network, addresses)
             or (None if name in holding else _overlap_with_peers(pool, network, inventory.peers))
@@ -67,6 +68,12 @@ def _accepted(pool: IPPool) -> Verdict:
     if pool.spec.disabled:
         return Verdict(True, Reason.DISABLED, Reason.DISABLED.meaning)
     return Verdict(True, Reason.ACCEPTED, Reason.ACCEPTED.meaning)
+
+
+def _overlap_with_special_ranges(network: Network) -> Verdict | None:
+    """The CRD's rules refuse such a pool; one of before they did is not accepted."""
+    other = next((each for each in map(network_of, SPECIAL_RANGES) if each.overlaps(network)), None)
+    return None if other is None else refusal(Reason.POOL_SPECIAL_RANGE, f"spec.cidr {network} overlaps {other}")
 
 
 def _overlap_with_pools(network: Network, before: Iterable[tuple[Network, str]]) -> Verdict | None:

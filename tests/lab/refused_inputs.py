@@ -48,6 +48,23 @@ TABLE = {
         pool(cidr="16.0.0.0/4"),
         ("spec", "cidr 0.0.0.0/0", "prefix length must be at least 4"),
     ),
+    **{
+        f"of which no pod can have an address, {bad}": (
+            pool(cidr=bad),
+            pool(cidr=good),
+            ("spec.cidr", bad, "unspecified, loopback, link-local, multicast", "use unicast addresses"),
+        )
+        for bad, good in (
+            ("0.0.0.0/8", "1.0.0.0/8"),
+            ("127.0.0.0/16", "126.255.0.0/16"),
+            ("126.0.0.0/7", "124.0.0.0/7"),
+            ("169.254.64.0/18", "169.253.64.0/18"),
+            ("224.0.0.0/16", "223.255.0.0/16"),
+            ("::/112", "2001:db8::/112"),
+            ("fe80::/64", "fd80::/64"),
+            ("ff02::/64", "fd02::/64"),
+        )
+    },
     "block size of the other family": (
         pool(cidr="10.244.0.0/16", blockSize=122),
         pool(cidr="10.244.0.0/16", blockSize=26),

@@ -223,3 +223,18 @@ def test_blocks_of_a_namesake_do_not_let_a_younger_pool_win() -> None:
     sim.settle()
     assert sim.condition(IPPool, "p", "Accepted")[:2] == ("False", "OverlapsPool")
     assert "10.251.0.0/20" not in {pool.cidr for pool in sim.get(ClusterNetwork, "default").spec.pools}
+
+
+@pytest.mark.parametrize(
+    "cidr",
+    ["0.0.0.0/8", "127.5.0.0/16", "126.0.0.0/7", "169.254.0.0/24", "224.0.0.0/4", "::/112", "fe80::/64", "ff02::/56"],
+)
+def test_a_pool_of_which_no_pod_can_have_an_address_is_not_accepted(cidr: str) -> None:
+    sim = Simulation()
+    sim.add_node("n0", 11)
+    sim.add_pool("special", cidr)
+    sim.settle()
+    status, reason, message = sim.condition(IPPool, "special", "Accepted")
+    assert (status, reason) == ("False", "SpecialRange")
+    assert cidr in message
+    assert sim.blocks() == []
