@@ -202,3 +202,12 @@ class Simulation:
         conditions = self.objects[kind, name].status.conditions
         found = next(c for c in conditions if c.type == type_)
         return found.status, str(found.reason), found.message
+
+
+def cluster(nodes: int = 2, **pool: Any) -> Simulation:
+    """Nodes n0, n1, … and the pool v4, nothing written yet."""
+    sim = Simulation()
+    for number in range(nodes):
+        sim.add_node(f"n{number}", 11 + number)
+    sim.add_pool("v4", "10.244.0.0/16", **pool)
+    return sim

@@ -6,7 +6,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 from cluster_simulation import Simulation
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.api import IPBlock, IPPool, NodeNetwork
@@ -62,6 +62,7 @@ CIDR = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(st.text(max_size=43), st.sampled_from(WRONG), CIDR), max_size=8))
 def test_whatever_an_agent_claims_the_operator_goes_on(cidrs: list[str]) -> None:
     sim = settled_cluster()

@@ -1,0 +1,111 @@
+"""Blocks whose IPBlock and whose use disagree: claims, conflicts, restored backups."""
+
+import msgspec
+from cluster_simulation import Simulation, cluster
+
+from controller.api import IPBlock, IPPool, NodeNetwork
+from controller.api.nodenetwork import BlockClaim
+from controller.plan.inventory import Memory
+
+
+def test_a_block_deleted_by_hand_is_created_again_for_the_node_that_uses_it() -> None:
+    sim = cluster()
+    sim.settle()
+    sim.remove(IPBlock, "10-244-0-0-26")
+    plan = sim.look()
+    assert [b.metadata.name for b in plan.creates] == ["10-244-0-0-26"]
+    assert "BlockClaimed" in {note.reason for note in plan.notes}
+    sim.settle()
+    grant = next(g for g in sim.get(NodeNetwork, "n0").spec.blocks if g.cidr == "10.244.0.0/26")
+    assert grant.uid == sim.get(IPBlock, "10-244-0-0-26").metadata.uid
+
+
+def test_a_claim_of_a_block_that_nobody_has_is_granted_and_one_of_anothers_is_a_conflict() -> None:
+    sim = cluster()
+    sim.settle()
+    network = sim.get(NodeNetwork, "n0")
+    claims = (
+        BlockClaim(cidr="10.244.9.0/26", uid="old", pool="v4"),
+        BlockClaim(cidr=sim.blocks("n1")[0], uid="old", pool="v4"),
+    )
+    sim.put(msgspec.structs.replace(network, status=msgspec.structs.replace(network.status, claims=claims)))
+    plan = sim.look()
+    assert sim.get(IPBlock, "10-244-9-0-26").spec.node.name == "n0"
+    assert sim.condition(IPPool, "v4", "NodesServed")[:2] == ("False", "BlockConflict")
+    assert "BlockConflict" in {note.reason for note in plan.notes}
+    assert sim.blocks("n1")[0] not in {g.cidr for g in sim.get(NodeNetwork, "n0").spec.blocks}
+
+
+def restored_backup(owner: str, user: str) -> tuple[Simulation, str]:
+    """A cluster in which a block is `owner`'s again, by its IPBlock, while `user` has pods in it."""
+    sim = cluster(3)
+    sim.settle()
+    cidr = sim.blocks(owner)[0]
+    sim.pods_in[user] = {cidr}
+    sim.memory = Memory(epoch="e2", unsettled_since=sim.now)
+    return sim, cidr
+
+
+def test_a_block_that_another_node_uses_goes_to_it_once_its_owner_who_does_not_has_answered() -> None:
+    sim, cidr = restored_backup("n0", "n1")
+    told = set()
+    for _ in range(12):
+        sim.answer()
+        # The operator looks more often than agents answer.
+        for plan in (sim.look(), sim.look(), sim.look()):
+            told |= {(note.name, note.reason) for note in plan.notes}
+    assert cidr in sim.blocks("n1")
+    assert [(b.spec.cidr, b.spec.state) for b in sim.deleted_blocks] == [(cidr, "Releasing")], "asked back and answered"
+    assert ("n1", "BlockConflict") in told
+    assert len(sim.blocks("n0")) == 2, "its owner has another for it"
+    sim.settle()
+
+
+def test_a_block_that_was_asked_back_for_another_is_not_taken_back_though_its_owner_is_short() -> None:
+    sim = Simulation()
+    sim.add_node("n0", 11, pods=64)
+    sim.add_node("n1", 12, pods=64)
+    sim.add_pool("v4", "10.244.0.0/25")
+    sim.settle()
+    (cidr,) = sim.blocks("n0")
+    sim.pods_in["n1"] = {cidr}
+    sim.answer()
+    states = [sim.blocks("n0", state="Releasing") for _ in range(4) if sim.look()]
+    assert states == [[cidr]] * 4
+    sim.answer()
+    sim.look()
+    sim.look()
+    assert cidr in sim.blocks("n1")
+
+
+def test_a_block_in_which_both_nodes_have_pods_stays_its_owners_and_the_conflict_is_told() -> None:
+    sim, cidr = restored_backup("n0", "n1")
+    sim.in_use[cidr] = 2
+    plan = sim.settle()
+    assert cidr in sim.blocks("n0", state="Active")
+    assert ("n1", "BlockConflict") in {(note.name, note.reason) for note in plan.notes}
+    sim.in_use.clear()
+    sim.settle()
+    assert cidr in sim.blocks("n1")
+
+
+def test_an_owner_that_says_nothing_of_a_block_keeps_it() -> None:
+    sim, cidr = restored_backup("n0", "n1")
+    sim.silent = {"n0"}
+    network = sim.get(NodeNetwork, "n0")
+    sim.put(msgspec.structs.replace(network, status=msgspec.structs.replace(network.status, usage=())))
+    for _ in range(4):
+        sim.answer()
+        sim.look()
+        sim.now += 61
+    assert cidr in sim.blocks("n0", state="Active")
+
+
+def test_an_active_block_that_its_node_says_it_gave_back_is_asked_back_and_replaced() -> None:
+    sim = cluster(1)
+    sim.settle()
+    block = sim.get(IPBlock, "10-244-0-0-26")
+    sim.given_back["n0"] = {block.metadata.uid}
+    sim.settle()
+    assert [b.metadata.uid for b in sim.deleted_blocks] == [block.metadata.uid]
+    assert len(sim.blocks("n0", state="Active")) == 2

@@ -1,0 +1,94 @@
+"""When the blocks of a node that was deleted are kept, and when they are free for others."""
+
+from cluster_simulation import cluster
+
+from controller.api import IPBlock, NodeNetwork
+from controller.api.bgpconfiguration import BGPConfiguration, BGPConfigurationSpec, GracePeriods
+from controller.api.kubernetes import Node
+from controller.api.objects import Metadata
+
+
+def test_a_node_that_comes_back_within_grace_keeps_its_blocks_under_its_new_uid() -> None:
+    sim = cluster()
+    sim.settle()
+    before = sim.blocks("n0")
+    sim.remove_node("n0")
+    plan = sim.settle()
+    assert plan.wake_at == sim.now + 990
+    sim.now += 989
+    sim.settle()
+    assert sim.blocks("n0") == before
+    node = sim.add_node("n0", 11)
+    sim.settle()
+    assert sim.blocks("n0") == before
+    assert {b.spec.node.uid for b in sim.all(IPBlock) if b.spec.node.name == "n0"} == {node.metadata.uid}
+    assert {g.cidr for g in sim.get(NodeNetwork, "n0").spec.blocks} == set(before)
+    (owner,) = sim.get(NodeNetwork, "n0").metadata.owner_references
+    assert owner.uid == node.metadata.uid
+
+
+def test_a_node_that_stays_away_loses_its_blocks_after_the_grace() -> None:
+    sim = cluster()
+    sim.settle()
+    sim.remove_node("n0")
+    sim.settle()
+    sim.now += 989
+    sim.settle()
+    assert len(sim.blocks("n0")) == 2, "its agent may have noticed later: 90 s more than the grace"
+    sim.now += 1
+    sim.settle()
+    assert sim.blocks("n0") == []
+    assert len(sim.blocks("n1")) == 2
+
+
+def test_the_grace_begins_when_the_nodes_network_is_gone_too_and_that_is_deleted_if_nobody_does_it() -> None:
+    sim = cluster()
+    sim.settle()
+    sim.remove(Node, "n0")
+    sim.settle()
+    sim.now += 899
+    sim.settle()
+    assert (NodeNetwork, "n0") in sim.objects
+    sim.now += 1
+    sim.settle()
+    assert (NodeNetwork, "n0") not in sim.objects
+    assert len(sim.blocks("n0")) == 2, "its agent only begins to count"
+    sim.now += 989
+    sim.settle()
+    assert len(sim.blocks("n0")) == 2
+    sim.now += 1
+    sim.settle()
+    assert sim.blocks("n0") == []
+
+
+def test_a_shorter_grace_counts_only_for_nodes_whose_agent_has_heard_of_it() -> None:
+    sim = cluster()
+    sim.settle()
+    sim.silent = {"n0"}
+    spec = BGPConfigurationSpec(grace_periods=GracePeriods(deleted_node=5))
+    sim.put(BGPConfiguration(metadata=Metadata(name="default"), spec=spec))
+    sim.settle()
+    sim.remove_node("n0")
+    sim.remove_node("n1")
+    sim.settle()
+    sim.now += 95
+    sim.settle()
+    assert (len(sim.blocks("n0")), len(sim.blocks("n1"))) == (2, 0)
+    sim.now += 895
+    sim.settle()
+    assert sim.blocks() == []
+
+
+def test_the_grace_of_a_deleted_node_is_configured() -> None:
+    sim = cluster()
+    spec = BGPConfigurationSpec(grace_periods=GracePeriods(deleted_node=5))
+    sim.put(BGPConfiguration(metadata=Metadata(name="default"), spec=spec))
+    sim.settle()
+    sim.remove_node("n0")
+    sim.settle()
+    sim.now += 94
+    sim.settle()
+    assert len(sim.blocks("n0")) == 2
+    sim.now += 1
+    sim.settle()
+    assert sim.blocks("n0") == []
