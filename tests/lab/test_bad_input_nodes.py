@@ -98,7 +98,8 @@ def test_a_node_without_an_address_of_a_family_gets_no_block_of_it_and_both_once
         eventually(lambda: says(lab, lacking, *words), 20, f"IPPool pods-v{lacking} says {words}")
         eventually(lambda: events(lab, ghost, "NodeWithoutAddress", f"ipv{lacking}"), 15, "an Event on the Node")
         eventually(lambda: families(lab, ghost) == {family}, 15, f"blocks of IPv{family}")
-        assert is_good(lab, family)
+        # A Node is there before its addresses are: for a moment it lacked both.
+        eventually(lambda: is_good(lab, family), 15, f"IPPool pods-v{family} serves all nodes")
         make_node(lab, ghost, *ADDRESSES.values())
         eventually(lambda: families(lab, ghost) == {4, 6}, 15, "blocks of both families")
         eventually(lambda: is_good(lab, lacking), 15, f"IPPool pods-v{lacking} serves all nodes")
