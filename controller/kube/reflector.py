@@ -5,6 +5,7 @@ the API server: whatever goes wrong, it tries again. Deletes that happened while
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import aclosing
 from random import Random
@@ -18,6 +19,8 @@ from controller.kube.store import Change, Store, WatchEvent
 # Seconds to wait before the n-th attempt in a row (n from 1).
 Backoff = Callable[[int], float]
 RELIST_SECONDS = 300.0
+# A watch that lasted so long was a good one.
+STEADY_SECONDS = 5.0
 
 
 def exponential(random: Random, first: float = 0.2, most: float = 20.0) -> Backoff:
@@ -63,20 +66,29 @@ class Reflector:
 
     async def run(self) -> None:
         """Never ends by itself; cancel it."""
-        failures = 0
+        hasty = 0
         while True:
+            listed_at, trouble = None, None
             try:
                 version = await self._list()
-                failures = 0
+                listed_at = time.monotonic()
                 await self._follow(version)
             except Expired:
-                # History was compacted: the list that follows is the remedy, and there is no reason to wait.
-                continue
+                # History was compacted: the list that follows is the remedy.
+                pass
             except KubeError as error:
-                failures += 1
+                trouble = error
                 self._note(error)
-                asked = error.retry_after if isinstance(error, Unavailable) else 0.0
-                await asyncio.sleep(max(asked, self._backoff(failures)))
+            is_steady = listed_at is not None and time.monotonic() - listed_at >= STEADY_SECONDS
+            hasty = 0 if is_steady else hasty + 1
+            await self._pause(hasty, trouble)
+
+    async def _pause(self, hasty: int, trouble: KubeError | None) -> None:
+        """Before the next list: after any trouble, and after the second watch in a row that ended as soon as it had begun."""
+        asked = trouble.retry_after if isinstance(trouble, Unavailable) else 0.0
+        attempt = max(1, hasty) if trouble else hasty - 1
+        if attempt > 0:
+            await asyncio.sleep(max(asked, self._backoff(attempt)))
 
     async def _list(self) -> str:
         since, is_first = self._store.highest(self._kind), not self._store.shelf(self._kind).is_loaded

@@ -89,7 +89,7 @@ class Shelf(Generic[R]):
         if version < self._versions.get(key, 0):
             return Change(self.kind)
         self.highest = max(self.highest, version)
-        self._graves[key] = version
+        self._graves[key] = max(version, self._graves.get(key, 0))
         return Change(self.kind, removed=frozenset({key} if self._drop(key) else ()))
 
     def forget(self, key: str) -> Change:

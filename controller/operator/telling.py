@@ -54,6 +54,9 @@ class Teller:
         """The server may have lost what was told: conditions are written once more."""
         self._offered.clear()
         self._told.clear()
+        # What is not offered any more is not due either: `run` would wake for it for ever.
+        self._not_before.clear()
+        self._failures.clear()
 
     async def run(self) -> None:
         """Never ends by itself; cancel it."""

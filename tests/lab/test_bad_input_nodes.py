@@ -16,7 +16,7 @@ from test_bad_input_pools import events
 from workloads import apply, eventually
 
 from controller.lab.cluster import Lab
-from controller.plan.reclaim import RECLAIM_MARGIN
+from controller.plan.inventory import RECLAIM_MARGIN
 
 pytestmark = [pytest.mark.lab, pytest.mark.root]
 

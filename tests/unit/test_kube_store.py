@@ -168,3 +168,11 @@ def test_a_newer_list_that_shows_what_was_gone_already_is_of_a_restored_backup()
     change = store.replace(IPPool, [pool("a", 1), pool("b", 2)], "40", store.highest(IPPool))
     assert change.rewound
     assert names(store) == {"a", "b"}
+
+
+def test_a_late_event_does_not_bring_back_what_was_deleted_by_others_and_then_forgotten() -> None:
+    store = store_with(pool("a", 5))
+    store.apply(event(pool("a", 9), is_delete=True))
+    store.forget(IPPool, "a")
+    assert not store.apply(event(pool("a", 8)))
+    assert names(store) == set()

@@ -108,3 +108,28 @@ def test_nothing_is_told_without_the_lease_and_what_is_offered_with_it_is(api: M
         await until(lambda: len(api.requests) == 2, "both")
 
     telling_to(api, body, lambda: held)
+
+
+def test_what_was_forgotten_before_it_could_be_told_keeps_nobody_awake(
+    api: MemoryApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telling, "RETRY_SECONDS", 0.05)
+    failing(api, 1, errors.Troubled("patch", "500"))
+    looks: list[float] = []
+    look = Teller._tell_offered
+
+    async def counted(teller: Teller) -> None:
+        looks.append(time.monotonic())
+        await look(teller)
+
+    monkeypatch.setattr(Teller, "_tell_offered", counted)
+
+    async def body(teller: Teller) -> None:
+        teller.offer([], [BROKEN])
+        await until(lambda: teller._not_before, "the telling failed")
+        teller.forget()
+        before, since = len(looks), time.monotonic()
+        await until(lambda: time.monotonic() > since + 0.2, "four retries' time")
+        assert len(looks) <= before + 1
+
+    telling_to(api, body)
