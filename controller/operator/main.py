@@ -47,8 +47,7 @@ class Options:
     log_level: str = "info"
 
 
-def options_from(arguments: Sequence[str]) -> Options:
-    """Reads the command line; exits with 2 and the usage if it is wrong."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="podroute operator",
         description="Carves blocks for nodes out of IPPools, resolves BGPPeers into sessions, and writes what each node is to do. "
@@ -94,6 +93,12 @@ def options_from(arguments: Sequence[str]) -> Options:
         help="how long the Lease lasts without renewal (default %(default)s)",
     )
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
+    return parser
+
+
+def options_from(arguments: Sequence[str]) -> Options:
+    """Reads the command line; exits with 2 and the usage if it is wrong."""
+    parser = _parser()
     given = parser.parse_args(list(arguments))
     if given.metrics_address:
         _, _, port = given.metrics_address.rpartition(":")
