@@ -101,7 +101,7 @@ def pods_on(lab: Lab, nodes: Sequence[str], prefix: str = "probe") -> Iterator[l
 
 def remove_pods(lab: Lab, names: Sequence[str]) -> None:
     """Deletes and awaits it."""
-    lab.kubectl("delete", "pod", "--ignore-not-found", "--grace-period=0", "--wait=true", *names)
+    lab.kubectl("delete", "pod", "--ignore-not-found", "--grace-period=0", "--wait=true", *names, seconds=180)
 
 
 def ready_pod(lab: Lab, name: str, seconds: float = 40.0) -> Pod:
