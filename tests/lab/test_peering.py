@@ -21,6 +21,8 @@ pytestmark = [pytest.mark.lab, pytest.mark.root]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NODE = "n0"
+NODES_AS = 64512
+TOR_HOLD_TIME_MS = 9000  # as the lab's routers ask; podroute asks for more
 ON_NODE = {"matchLabels": {"kubernetes.io/hostname": NODE}}
 
 
@@ -34,7 +36,15 @@ def restored(lab: Lab) -> Iterator[Lab]:
     # `apply` leaves fields alone that a patch has added.
     peers = [each for each in objects if each["kind"] == "BGPPeer"]
     lab.kubectl("replace", "-f", "-", text=json.dumps({"apiVersion": "v1", "kind": "List", "items": peers}))
-    eventually(lambda: sessions_of(lab, NODE, "mesh") == [] and all_established(lab), 40, "the lab is as it was")
+    eventually(
+        lambda: (
+            sessions_of(lab, NODE, "mesh") == []
+            and all_established(lab)
+            and set(hold_times(lab).values()) == {TOR_HOLD_TIME_MS}
+        ),
+        40,
+        lambda: f"the lab is as it was: {hold_times(lab)}",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -335,8 +345,16 @@ def test_a_shutdown_and_a_hold_time_touch_the_session_that_they_name_alone(resto
 
 def hold_time(lab: Lab, neighbour: str) -> int:
     """Milliseconds, as FRR negotiated it; 0 without a session."""
-    each = lab.vtysh("tor0", "show bgp neighbors json")[neighbour]
-    return int(each["bgpTimerHoldTimeMsecs"]) if each["bgpState"] == "Established" else 0
+    return hold_times(lab)[neighbour]
+
+
+def hold_times(lab: Lab) -> dict[str, int]:
+    """Those of every session that tor0 has with a node."""
+    return {
+        name: int(each["bgpTimerHoldTimeMsecs"]) if each["bgpState"] == "Established" else 0
+        for name, each in lab.vtysh("tor0", "show bgp neighbors json").items()
+        if each["remoteAs"] == NODES_AS
+    }
 
 
 def attributes_exist(lab: Lab, block: str) -> bool:
