@@ -179,7 +179,7 @@ def _why_not(draft: _Draft, ends: _Ends) -> Refused | None:
     sessions = draft.sessions[ends.node]
     existing = sessions.get(ends.address)
     if existing is not None:
-        return _refused(ends.node, Reason.ADDRESS_CONFLICT, f"{ends.address} is BGPPeer {existing.peer}'s")
+        return _refused(ends.node, Reason.ADDRESS_CONFLICT, f"address {ends.address} is BGPPeer {existing.peer}'s")
     if len(sessions) >= MOST_SESSIONS:
         return _refused(ends.node, Reason.TOO_MANY_SESSIONS, ends.address)
     return None

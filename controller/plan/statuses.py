@@ -21,6 +21,7 @@ from controller.plan.blocks import BlockPlan, Ground
 from controller.plan.cidrs import network_of
 from controller.plan.peers import Peering, peer_verdict
 from controller.plan.pools import Verdict, is_selecting, refusal, reservation_verdicts
+from controller.plan.remedies import remedies_for
 
 LARGEST_INT64 = 2**63 - 1
 MESH_LIMIT = 100
@@ -93,7 +94,9 @@ def _pool_available(pool: IPPool, plan: BlockPlan) -> Verdict:
     short = plan.exhausted.get(name)
     if short:
         nodes = ", ".join(f"{node} ({count} blocks)" for node, count in sorted(short.items())[:16])
-        return refusal(Reason.POOL_EXHAUSTED, f"nodes that need more: {nodes}")
+        return refusal(
+            Reason.POOL_EXHAUSTED, f"no block of spec.cidr {pool.spec.cidr} is free; nodes that need more: {nodes}"
+        )
     full = plan.full.get(name)
     if full:
         nodes = ", ".join(f"{node} ({count} blocks)" for node, count in sorted(full.items())[:16])
@@ -149,6 +152,9 @@ def _established(peer: BGPPeer, planned: int, established: int, reported: list[t
     )
     reason = next((Reason.SECRET_MISSING for _, s in down if s.reason == Reason.SECRET_MISSING), Reason.SESSIONS_DOWN)
     what = f"{established} of {planned} sessions are established" + (f". {words}" if words else "")
+    remedies = remedies_for(session.reason for _, session in down[:4])
+    if reason is Reason.SESSIONS_DOWN and remedies:
+        return Verdict(False, reason, f"{what}; {remedies}")
     return refusal(reason, what)
 
 

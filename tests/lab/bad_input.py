@@ -1,4 +1,4 @@
-"""One row of the table of bad input, and how it is held: who refuses it and in what words, and what good input is served.
+"""One row of the table of bad input with its objects, and how it is held: who refuses it, how, and what good input is served.
 
 A row's bad object is refused either by the API server (`kubectl apply` fails) or by the operator (a condition of the object turns
 False). Meanwhile everything that was served before still is.
@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from bad_input_table import API_SERVER, Refusal
 from cni_calls import address_from
 from refused_inputs import Body
 from router_tables import session_marks
@@ -20,21 +21,18 @@ from workloads import apply, eventually
 from controller.lab.cluster import Lab
 from controller.lab.errors import LabError
 
-API_SERVER = "API server"
-
 
 @dataclass(frozen=True)
 class Row:
-    """`words` are object, field, value and remedy in the answer; `by` is API_SERVER or the type of the condition.
+    """`refusal` is what the table (bad_input_table) says of the bad object.
 
     `before` is there first; `served` says whether the good input does what it is for, and is asked until it does.
     """
 
     bad: Body
-    words: tuple[str, ...]
+    refusal: Refusal
     good: Body
     served: Callable[[Lab], bool]
-    by: str = API_SERVER
     before: tuple[Body, ...] = ()
     also: Callable[[Lab], bool] = field(default=lambda _lab: True)
 
@@ -45,18 +43,18 @@ def hold(lab: Lab, row: Row) -> None:
         for each in row.before:
             apply(lab, each)
         younger_from_now_on(lab, *row.before)
-        if row.by == API_SERVER:
+        if row.refusal.by == API_SERVER:
             with pytest.raises(LabError) as refusal:
                 apply(lab, row.bad)
             said = str(refusal.value)
             assert row.bad["kind"] in said
         else:
             apply(lab, row.bad)
-            said = refused_by(lab, row.bad, row.by, row.words)
+            said = refused_by(lab, row.bad, row.refusal.by, row.refusal.words)
             eventually(lambda: row.also(lab), 20, f"the rest of what follows from {row.bad}")
-        missing = [word for word in row.words if word not in said]
+        missing = [word for word in row.refusal.words if word not in said]
         assert not missing, f"{missing} not in: {said}"
-        if row.by != API_SERVER:
+        if row.refusal.by != API_SERVER:
             # Gone before the good input comes, unless it is the same object corrected.
             with_one_name = row.bad["kind"] == row.good["kind"] and named(row.bad) == named(row.good)
             if not with_one_name or row.bad["kind"] == "IPPool":

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from bad_input import condition, others_undisturbed
+from bad_input_table import TABLE
 from refused_inputs import body
 from router_tables import node_blocks
 from test_bad_input_pools import events
@@ -87,12 +88,7 @@ def test_a_node_without_an_address_of_a_family_gets_no_block_of_it_and_both_once
     lab: Lab, ghost: str, family: int
 ) -> None:
     lacking = 10 - family
-    words = (
-        "NodeWithoutAddress",
-        f"Node {ghost}",
-        f"no InternalIP of family ipv{lacking}",
-        "--node-ip for both families",
-    )
+    words = (*TABLE[f"node with no address, v{lacking}"].words, f"Node {ghost}")
     with others_undisturbed(lab):
         make_node(lab, ghost, ADDRESSES[family])
         eventually(lambda: says(lab, lacking, *words), 20, f"IPPool pods-v{lacking} says {words}")
@@ -112,7 +108,7 @@ def test_of_two_nodes_with_one_address_the_older_keeps_it_and_the_younger_is_tol
     pair = lab.topology.addresses("n0")
     stolen = pair.v4 if family == 4 else pair.v6
     other = 10 - family
-    words = ("NodeAddressConflict", f"Node {ghost}", f"InternalIP {stolen} is Node n0's", "distinct --node-ip")
+    words = (*TABLE[f"two nodes with one address, v{family}"].words, f"Node {ghost}")
     with others_undisturbed(lab):
         make_node(lab, ghost, stolen, ADDRESSES[other])
         eventually(lambda: says(lab, family, *words), 20, f"IPPool pods-v{family} says {words}")

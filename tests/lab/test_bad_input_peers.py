@@ -2,9 +2,11 @@
 
 import base64
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from bad_input import Row, condition, found, hold
+from bad_input_table import TABLE
 from refused_inputs import Body, body, without
 from spare_router import GUARDED_HOST, OPEN_HOST, PASSWORD, SILENT_HOST, SPARE_AS, SpareRouter
 from workloads import apply, eventually
@@ -83,86 +85,49 @@ def rows(family: int, spare: SpareRouter) -> dict[str, Row]:
     def guarded(name: str) -> Body:
         return peer(f"guarded-{f}", family, GUARDED_HOST, passwordSecretRef={"name": name})
 
-    refused_numbers = {
-        0: "greater than or equal to 1",
-        65535: "AS 65535 is reserved",
-        4294967296: "less than or equal to 4294967294",
+    def at_apply(bad: Body) -> tuple[Body, Body, Callable[[Lab], bool]]:
+        return bad, good, stands()
+
+    def says(host: int, *words: str) -> dict[str, Any]:
+        return {"also": session_says(family, host, *words)}
+
+    inputs: dict[str, tuple[tuple[Body, Body, Callable[[Lab], bool]], dict[str, Any]]] = {
+        "AS 0": (at_apply(peer(f"good-{f}", family, asNumber=0)), {}),
+        "AS 65535": (at_apply(peer(f"good-{f}", family, asNumber=65535)), {}),
+        "AS out of range": (at_apply(peer(f"good-{f}", family, asNumber=4294967296)), {}),
+        "no way to name the peer": (at_apply(without(good, "address")), {}),
+        "two ways to name the peer": (at_apply(peer(f"good-{f}", family, peerSelector={})), {}),
+        "unreachable peer": (
+            (peer(f"silent-{f}", family, SILENT_HOST), good, stands()),
+            says(SILENT_HOST, "connecting NotConnected", address(family, SILENT_HOST), "unreachable"),
+        ),
+        "the peer has another AS": (
+            (peer(f"as-{f}", family, asNumber=SPARE_AS + 1), peer(f"as-{f}", family, asNumber=SPARE_AS), stands()),
+            says(OPEN_HOST, "WrongASN", f"expects AS {SPARE_AS + 1}, peer sent {SPARE_AS}"),
+        ),
+        "the peer expects another AS": (
+            (peer(f"local-{f}", family, localASN=64999), peer(f"local-{f}", family, localASN=64512), stands()),
+            says(OPEN_HOST, "WrongASN", f"another AS than 64999 from {own(family)}"),
+        ),
+        "two peers for one address": (
+            (twice, elsewhere, lambda _lab: spare.is_established("n1", family) and spare.is_established("n0", family)),
+            {"before": (older,), "also": stands()},
+        ),
+        "unknown Secret": (
+            (guarded(unknown), guarded(right), stands(host=GUARDED_HOST)),
+            {"before": (secret(right, PASSWORD),), **says(GUARDED_HOST, "refused SecretMissing", unknown)},
+        ),
+        "another password": (
+            (guarded(wrong), guarded(right), stands(host=GUARDED_HOST)),
+            {
+                "before": (secret(right, PASSWORD), secret(wrong, "battery-staple")),
+                **says(GUARDED_HOST, "NotConnected", "passwords differ"),
+            },
+        ),
     }
     return {
-        **{
-            f"AS {number}, {f}": Row(
-                peer(f"good-{f}", family, asNumber=number),
-                (f"good-{f}", "spec.asNumber", f"Invalid value: {number}", remedy),
-                good,
-                stands(),
-            )
-            for number, remedy in refused_numbers.items()
-        },
-        f"no way to name the peer, {f}": Row(
-            without(good, "address"),
-            (f"good-{f}", "spec", "neither address nor peerSelector", "exactly one way", "address for a router"),
-            good,
-            stands(),
-        ),
-        f"two ways to name the peer, {f}": Row(
-            peer(f"good-{f}", family, peerSelector={}),
-            (f"good-{f}", "spec", f"address {address(family)} and peerSelector", "or peerSelector for nodes"),
-            good,
-            stands(),
-        ),
-        f"unreachable peer, {f}": Row(
-            peer(f"silent-{f}", family, SILENT_HOST),
-            ("SessionsDown", "Node n0", address(family, SILENT_HOST), "NotConnected", "port 179", "NodeNetwork"),
-            good,
-            stands(),
-            "Established",
-            also=session_says(
-                family, SILENT_HOST, "connecting NotConnected", address(family, SILENT_HOST), "unreachable"
-            ),
-        ),
-        f"the peer has another AS, {f}": Row(
-            peer(f"as-{f}", family, asNumber=65101),
-            ("SessionsDown", "Node n0", address(family), "WrongASN", f"expects AS 65101, peer sent {SPARE_AS}"),
-            peer(f"as-{f}", family, asNumber=SPARE_AS),
-            stands(),
-            "Established",
-            also=session_says(family, OPEN_HOST, "WrongASN", f"expects AS 65101, peer sent {SPARE_AS}"),
-        ),
-        f"the peer expects another AS, {f}": Row(
-            peer(f"local-{f}", family, localASN=64999),
-            ("SessionsDown", f"{address(family)} expects another AS than 64999 from {own(family)}", "WrongASN"),
-            peer(f"local-{f}", family, localASN=64512),
-            stands(),
-            "Established",
-            also=session_says(family, OPEN_HOST, "WrongASN", "another AS than 64999"),
-        ),
-        f"two peers for one address, {f}": Row(
-            twice,
-            ("AddressConflict", "Node n0", f"{address(family)} is BGPPeer older-{f}'s", "delete one of the two"),
-            elsewhere,
-            lambda lab: spare.is_established("n1", family) and spare.is_established("n0", family),
-            "Accepted",
-            before=(older,),
-            also=stands(),
-        ),
-        f"unknown Secret, {f}": Row(
-            guarded(unknown),
-            ("SecretMissing", f"Secret {unknown}", "create it in podroute-system"),
-            guarded(right),
-            stands(host=GUARDED_HOST),
-            "Established",
-            before=(secret(right, PASSWORD),),
-            also=session_says(family, GUARDED_HOST, "refused SecretMissing", unknown),
-        ),
-        f"another password, {f}": Row(
-            guarded(wrong),
-            ("SessionsDown", address(family, GUARDED_HOST), "NotConnected", "or the passwords differ"),
-            guarded(right),
-            stands(host=GUARDED_HOST),
-            "Established",
-            before=(secret(right, PASSWORD), secret(wrong, "battery-staple")),
-            also=session_says(family, GUARDED_HOST, "NotConnected", "passwords differ"),
-        ),
+        f"{name}, {f}": Row(bad, TABLE[f"{name}, {f}"], nearest, served, **more)
+        for name, ((bad, nearest, served), more) in inputs.items()
     }
 
 

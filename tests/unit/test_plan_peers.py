@@ -119,7 +119,7 @@ def test_of_two_peers_with_one_address_on_a_node_the_older_is_served() -> None:
     status, reason, message = sim.condition(BGPPeer, "younger", "Accepted")
     assert (status, reason) == ("False", "AddressConflict")
     assert "served on 2 of 4 nodes" in message
-    assert "Node n0: 10.10.0.1 is BGPPeer older's" in message
+    assert "Node n0: address 10.10.0.1 is BGPPeer older's" in message
     assert sim.condition(BGPPeer, "beside", "Accepted")[0] == "True"
 
 
@@ -225,6 +225,7 @@ def test_what_the_nodes_report_becomes_the_peers_status() -> None:
     assert (status.nodes, status.sessions, status.established, status.summary) == (2, 2, 1, "1/2")
     message = sim.condition(BGPPeer, "tor0", "Established")[2]
     assert "Node n1 with 10.10.0.1: connecting WrongASN peer says 65009" in message
+    assert "make spec.asNumber the router's AS" in message
     report(sim, "n1", up)
     sim.look()
     assert sim.condition(BGPPeer, "tor0", "Established")[:2] == ("True", "Established")
