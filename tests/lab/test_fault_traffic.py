@@ -11,13 +11,18 @@ from faults import speaker_pid, start_again, undisturbed
 from router_tables import RouteWatch, node_blocks
 from seen_source import place_of
 from traffic import Traffic
-from workloads import CGROUPS, Pod, apply, eventually, pods_on, ready_pod
+from workloads import CGROUPS, Pod, apply, eventually, pods, pods_on
 
 from controller.lab.cluster import Lab
 from controller.lab.execute import wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.root]
 
+AWAY_S = 60.0
+# How long after an API server's return a kubelet's watch of its pods may still pause: the reflector's waits double up to 30 s,
+# and each is prolonged by up to as much again (client-go 0.36, tools/cache/reflector.go: defaultBackoffMax, defaultBackoffJitter).
+# While it pauses the kubelet corrects no status that the node controller has turned meanwhile. Then comes its next round of 10 s.
+KUBELET_HEARS_S = 60.0 + 10.0 + 10.0
 # The victim's ToR is FRR, or BIRD.
 RACKS = pytest.mark.parametrize("rack", [0, 1], ids=["FRR", "BIRD"])
 
@@ -148,19 +153,9 @@ def test_the_outside_host_and_a_pod_exchange_packets_by_their_own_addresses(lab:
     traffic.assert_no_loss()
 
 
-def test_the_api_server_may_be_away_for_a_while_with_an_agent_restart_in_it(lab: Lab, across: list[Pod]) -> None:
-    """The short form: 15 seconds. After a minute the kubelet itself may take two more to notice that the server is back."""
-    api_server_away(lab, across, 15)
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(400)
 def test_the_api_server_may_be_away_for_a_minute_with_an_agent_restart_in_it(lab: Lab, across: list[Pod]) -> None:
-    api_server_away(lab, across, 60)
-
-
-def api_server_away(lab: Lab, across: list[Pod], seconds: float) -> None:
-    """Stops the API server for so long; in that time the agent restarts and the kubelet makes a pod's sandbox anew."""
+    """In that time the agent restarts, and the kubelet makes a pod's sandbox anew."""
     node = across[0].node
     with pods_on(lab, [node], "known") as (known,):
         with undisturbed(lab, across):
@@ -173,14 +168,13 @@ def api_server_away(lab: Lab, across: list[Pod], seconds: float) -> None:
                 before = processes_of(known)
                 subprocess.run(["kill", "-9", *map(str, before)], check=True)
                 eventually(lambda: len(processes_of(known) - before) >= 2, 30, "sandbox and container run again")
-                eventually(lambda: time.monotonic() - since > seconds, seconds + 5, "the time is over")
+                eventually(lambda: time.monotonic() - since > AWAY_S, AWAY_S + 5, "the time is over")
             finally:
                 start_again(lab, "cp", "kube-apiserver")
                 wait_until(lambda: lab.kubectl("get", "--raw", "/readyz"), 30, "the API server is ready again")
         again = eventually(
             lambda: _with_new_addresses(lab, known),
-            # The kubelet's own back-off: after a minute of refusals it tells its statuses half a minute late.
-            90,
+            KUBELET_HEARS_S,
             lambda: f"not {known.addresses}: {lab.kubectl('describe', 'pod', known.name)[-3000:]}",
         )
         assert len(again.addresses) == 2
@@ -212,8 +206,7 @@ def take_away(lab: Lab, machine: str, process: str) -> None:
 
 
 def _with_new_addresses(lab: Lab, pod: Pod) -> Pod | None:
-    now = ready_pod(lab, pod.name, 30)
-    return now if now.addresses != pod.addresses else None
+    return next((now for now in pods(lab, f"app={pod.name}") if now.addresses not in ((), pod.addresses)), None)
 
 
 def processes_of(pod: Pod) -> set[int]:
