@@ -34,6 +34,7 @@ from controller.plan.addresses import (
     eligible_pools,
     families_of,
     offers_of,
+    selecting_pools,
     serving,
 )
 
@@ -193,6 +194,11 @@ class Attachments:
         granted = {block.cidr for block in node.spec.blocks}
         blocks = tuple(block for block in serving(plan.blocks, pools) if block.cidr in granted)
         families = families_of(blocks)
+        if not families and not selecting_pools(node.spec, pools):
+            names = ", ".join(sorted(pools))
+            return Refusal(
+                NoAddress.NO_POOL, f"of IPPool {names} none has a nodeSelector that matches node {state.node}"
+            )
         # A family that is granted after all is waited for again, should its blocks go.
         state.unanswered = {offer for offer in state.unanswered if offer.family not in families}
         missing = (offer for offer in offers_of(cluster.spec, node.spec, pools) if offer.family not in families)

@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta, Struct
 
+from controller.api.fields import MOST_POOLS
 from controller.api.objects import Resource
 
 
@@ -33,7 +34,7 @@ class ClusterNetworkSpec(Struct, frozen=True, kw_only=True, rename="camel", omit
     """What every node must know."""
 
     mesh: Annotated[tuple[MeshMember, ...], Meta(description="The node mesh.", max_length=5000)] = ()
-    pools: Annotated[tuple[PoolFlags, ...], Meta(description="Accepted pools.", max_length=1024)] = ()
+    pools: Annotated[tuple[PoolFlags, ...], Meta(description="Accepted pools.", max_length=MOST_POOLS)] = ()
     node_addresses: Annotated[
         tuple[Annotated[str, Meta(max_length=39)], ...],
         Meta(description="All Nodes' InternalIPs.", max_length=10000),

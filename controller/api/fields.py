@@ -15,6 +15,7 @@ ADDRESS_LENGTH = 39
 # What one node may have: an object that says more is refused as a whole, so the operator stops before.
 MOST_BLOCKS = 4096
 MOST_SESSIONS = 1024
+MOST_POOLS = 1024
 # All addresses of as many of the largest blocks.
 MOST_ADDRESSES = MOST_BLOCKS * 4096
 

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta, Struct, field
 
 from controller.api.bgppeer import ExportPolicy, ImportPolicy
-from controller.api.fields import MOST_ADDRESSES, MOST_BLOCKS, MOST_SESSIONS
+from controller.api.fields import MOST_ADDRESSES, MOST_BLOCKS, MOST_POOLS, MOST_SESSIONS
 from controller.api.ipblock import NodeReference
 from controller.api.objects import Conditions, Resource
 
@@ -83,6 +83,13 @@ class NodeNetworkSpec(Struct, frozen=True, kw_only=True, rename="camel", omit_de
             description="Seconds after which the node gives its blocks up if this object is gone: others get them then."
         ),
     ] = 900
+    pools: (
+        Annotated[
+            tuple[Annotated[str, Meta(max_length=253)], ...],
+            Meta(description="IPPools whose nodeSelector matches the node. Absent: not known.", max_length=MOST_POOLS),
+        ]
+        | None
+    ) = None
     blocks: Annotated[tuple[BlockGrant, ...], Meta(description="The node's blocks.", max_length=MOST_BLOCKS)] = ()
     sessions: Annotated[
         tuple[SessionSpec, ...], Meta(description="Sessions that BGPPeers ask for.", max_length=MOST_SESSIONS)

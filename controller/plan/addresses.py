@@ -153,15 +153,18 @@ class Offer:
 
 
 def offers_of(cluster: ClusterNetworkSpec, node: NodeNetworkSpec, eligible: AbstractSet[str]) -> tuple[Offer, ...]:
-    """What the eligible pools promise a node: a family that it has an address of, since only then can it announce blocks.
-
-    A pool may still pass the node over by its node selector, of which nodes do not know.
-    """
-    pools = [pool for pool in cluster.pools if pool.name in eligible]
+    """What the eligible pools promise a node: a family that it has an address of, since only then can it announce blocks."""
+    selecting = selecting_pools(node, eligible)
+    pools = [pool for pool in cluster.pools if pool.name in selecting]
     offered = {
         family: [p.name for p in pools if family_of(p.cidr) == family] for family in map(family_of, node.addresses)
     }
     return tuple(Offer(family, frozenset(names), node.epoch) for family, names in sorted(offered.items()) if names)
+
+
+def selecting_pools(node: NodeNetworkSpec, eligible: AbstractSet[str]) -> AbstractSet[str]:
+    """Those of the eligible pools whose nodeSelector matches the node; all of them, as long as the operator has not told."""
+    return eligible if node.pools is None else eligible & frozenset(node.pools)
 
 
 def serving(blocks: Iterable[BlockGrant], eligible: AbstractSet[str]) -> tuple[BlockGrant, ...]:

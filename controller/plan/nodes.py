@@ -102,9 +102,10 @@ def _digest(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class NodePart:
-    """What else goes into a node's spec: its identifier, blocks, sessions, and whether it is in the mesh."""
+    """What else goes into a node's spec: its identifier, pools that select it, blocks, sessions, and whether it is in the mesh."""
 
     router_id: str
+    pools: tuple[str, ...] | None
     blocks: tuple[BlockGrant, ...]
     sessions: tuple[SessionSpec, ...]
     mesh: bool
@@ -124,6 +125,7 @@ def node_network_spec(facts: NodeFacts, configuration: BGPConfigurationSpec, par
         graceful_restart_time=configuration.graceful_restart.time,
         deleted_node_grace=configuration.grace_periods.deleted_node,
         mesh=part.mesh,
+        pools=part.pools,
         blocks=part.blocks,
         sessions=part.sessions,
     )

@@ -13,6 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from controller.api.clusternetwork import ClusterNetwork
+from controller.api.fields import MOST_POOLS
 from controller.api.ipblock import IPBlock
 from controller.api.ippool import IPPool
 from controller.api.nodenetwork import BlockGrant, NodeNetwork
@@ -25,7 +26,7 @@ from controller.plan.inventory import Inventory, Key, Memory, Moment
 from controller.plan.keeping import kept_grants, with_kept_parts, with_kept_sessions
 from controller.plan.nodes import NodeFacts, NodePart, node_facts, node_network_spec, router_ids
 from controller.plan.peers import Peering, plan_peering
-from controller.plan.pools import FINALIZER, pool_verdicts, reserved_inside, reserved_networks
+from controller.plan.pools import FINALIZER, is_selecting, pool_verdicts, reserved_inside, reserved_networks
 from controller.plan.reported import heard
 from controller.plan.statuses import notes_of, statuses_of
 
@@ -180,6 +181,7 @@ def _networks(
             sessions = with_kept_sessions(ground.inventory, existing, sessions)
         part = NodePart(
             router_id=identifiers[name],
+            pools=_selecting(ground, facts),
             blocks=grants.get(name, ()),
             sessions=sessions,
             mesh=name in peering.mesh,
@@ -194,6 +196,12 @@ def _networks(
             updates.append(msgspec.structs.replace(existing, metadata=metadata, spec=spec))
     deletes = [network for network in ground.inventory.networks if network.metadata.name in plan.lost_nodes]
     return creates, updates, list(deletes)
+
+
+def _selecting(ground: Ground, facts: NodeFacts) -> tuple[str, ...] | None:
+    """The pools that select the node; None, that is not told, if they are more than its object takes."""
+    names = sorted(pool.metadata.name for pool in ground.inventory.pools if is_selecting(pool, facts.node))
+    return tuple(names) if len(names) <= MOST_POOLS else None
 
 
 def _owner(facts: NodeFacts) -> OwnerReference:

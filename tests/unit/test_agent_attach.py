@@ -93,10 +93,12 @@ class Node:
         self.attachments = Attachments(self.state, self.kernel)
         self.grant(blocks)
 
-    def grant(self, blocks: tuple[BlockGrant, ...], epoch: str = "") -> None:
-        """What the reconciler does when the operator grants blocks."""
+    def grant(self, blocks: tuple[BlockGrant, ...], epoch: str = "", pools: tuple[str, ...] | None = None) -> None:
+        """What the reconciler does when the operator grants blocks; `pools` select the node."""
         addresses = ("10.0.0.2", "fd00::2")
-        spec = NodeNetworkSpec(node=NodeReference(name="n0"), blocks=blocks, addresses=addresses, epoch=epoch)
+        spec = NodeNetworkSpec(
+            node=NodeReference(name="n0"), blocks=blocks, addresses=addresses, epoch=epoch, pools=pools
+        )
         self.state.snapshot = Snapshot(
             node=NodeNetwork(metadata=Metadata(name="n0"), spec=spec),
             cluster=ClusterNetwork(metadata=Metadata(name="default"), spec=CLUSTER),
@@ -266,6 +268,39 @@ def test_an_addition_whose_time_is_over_right_after_the_first_family_came_fails_
         assert "IPPool p6" in error.message
         assert not node.state.ledger.used
         assert not node.state.unanswered
+
+    run(story())
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_family_whose_pools_pass_the_node_over_is_not_waited_for(tmp_path: Path, family: int) -> None:
+    async def story() -> None:
+        mine = 0 if family == 4 else 1
+        node = Node(tmp_path)
+        node.grant(BLOCKS[mine : mine + 1], pools=(BLOCKS[mine].pool,))
+        success = await node.ask(Command.ADD)
+        assert success is not None
+        assert [address.version for address in success.addresses] == [family]
+        # Once the other selects the node, its block is waited for.
+        node.grant(BLOCKS[mine : mine + 1], pools=("p4", "p6"))
+        adding = asyncio.create_task(node.ask(Command.ADD, "c2"))
+        await asyncio.sleep(0)
+        assert not adding.done()
+        node.grant(BLOCKS, pools=("p4", "p6"))
+        success = await adding
+        assert success is not None
+        assert len(success.addresses) == 2
+
+    run(story())
+
+
+def test_an_addition_on_a_node_that_every_pool_passes_over_is_refused_at_once(tmp_path: Path) -> None:
+    async def story() -> None:
+        node = Node(tmp_path, ())
+        node.grant((), pools=("others",))
+        error = await node.refused(Command.ADD)
+        assert error.code is ErrorCode.TRY_AGAIN
+        assert "of IPPool p4, p6 none has a nodeSelector that matches node n0" in error.message
 
     run(story())
 

@@ -180,6 +180,18 @@ def test_a_pool_that_no_longer_selects_a_node_asks_its_blocks_back_and_keeps_the
     assert uid in {block.metadata.uid for block in sim.all(IPBlock)}
 
 
+def test_a_node_is_told_which_pools_select_it_and_of_no_others() -> None:
+    sim = cluster(2)
+    sim.put(with_metadata(sim.get(Node, "n0"), labels={"rack": "r0"}))
+    pool = sim.get(IPPool, "v4")
+    chosen = LabelSelector(match_labels={"rack": "r0"})
+    sim.put(msgspec.structs.replace(pool, spec=msgspec.structs.replace(pool.spec, node_selector=chosen)))
+    sim.settle()
+    told = {node: set(sim.get(NodeNetwork, node).spec.pools or ()) for node in ("n0", "n1")}
+    assert told["n0"] - told["n1"] == {"v4"}
+    assert told["n1"] <= told["n0"]
+
+
 def test_never_used_blocks_come_before_those_given_back() -> None:
     sim = cluster(1, headroom=0)
     sim.waiting["n0", "v4"] = 1
