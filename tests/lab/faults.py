@@ -1,18 +1,18 @@
 """Faults that lab tests cause, and the frame in which they must not be felt."""
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import msgspec
 from router_tables import RouteWatch, session_marks
+from told import told_on
 from traffic import Traffic
 from workloads import Pod, eventually
 
 from controller.lab.cluster import Lab
 from controller.lab.machine import read_spec
-from controller.lab.podroute import SOURCES, ensure_plugin, processes_on, python
+from controller.lab.podroute import ensure_plugin, processes_on
 
 HOLD_TIME_S = 9
 
@@ -67,8 +67,7 @@ def _of_others(lab: Lab, node: str, marks: Mapping[str, str]) -> dict[str, str]:
 
 def has_said_all(lab: Lab, node: str) -> bool:
     """Whether the node's speaker reports its end-of-RIB as sent on each of its sessions."""
-    command = ["env", f"PYTHONPATH={SOURCES}", python(), "-m", "controller.cli.main", "node", "report", "-o", "json"]
-    speaker = json.loads(lab.machine(node).run(command)).get("speaker")
+    speaker = told_on(lab, node, "report").get("speaker")
     sessions = speaker["observed"]["sessions"] if speaker else []
     return bool(sessions) and all(each.get("end_of_rib_sent") for each in sessions)
 

@@ -7,8 +7,8 @@ second are protected by PASSWORD.
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,6 +25,17 @@ MAC = "02:00:00:00:00:c{}"
 OPEN_HOST, GUARDED_HOST, SILENT_HOST = 200, 201, 202
 
 
+@dataclass(frozen=True)
+class Session:
+    """How it keeps its sessions: its AS number and TCP port, more of BIRD's words, and nodes that call from other addresses."""
+
+    asn: int = SPARE_AS
+    port: int = 179
+    words: str = ""
+    nodes: tuple[str, ...] = ()
+    sources: Mapping[tuple[str, int], str] = field(default_factory=dict)
+
+
 @dataclass
 class SpareRouter:
     """Enter it to have it run; leaving it ends BIRD and removes the namespace."""
@@ -34,6 +45,7 @@ class SpareRouter:
     announced: tuple[str, ...] = ()
     served: int = OPEN_HOST
     number: int = 0
+    session: Session = field(default_factory=Session)
     _folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="spare-")))
     _bird: subprocess.Popen[bytes] | None = None
 
@@ -101,9 +113,16 @@ class SpareRouter:
         _ip("-n", self.namespace, "link", "set", "eth0", "up")
 
     def _configuration(self) -> str:
+        how = self.session
+        password = f'password "{PASSWORD}"; ' if self.served == GUARDED_HOST else ""
         sessions = "".join(
-            _session(f"{node}_{family}", self.address(family, self.served), address, self.served == GUARDED_HOST)
-            for node in self.lab.topology.nodes_in(self.rack)
+            _session(
+                f"{node}_{family}",
+                self.address(family, self.served),
+                how.sources.get((node, family), address),
+                replace(how, words=how.words + password),
+            )
+            for node in how.nodes or self.lab.topology.nodes_in(self.rack)
             for family, address in zip((4, 6), self.lab.topology.addresses(node), strict=True)
         )
         return f"router id {self.address(4)};\nlog stderr all;\nprotocol device {{ }}\n{self._statics()}{sessions}"
@@ -117,6 +136,11 @@ class SpareRouter:
     def announce(self, prefixes: Sequence[str]) -> None:
         """From now on these, and nothing else, go to every neighbour."""
         self.announced = tuple(prefixes)
+        self._reconfigure()
+
+    def keep(self, session: Session) -> None:
+        """From now on its sessions are kept so; those that are kept otherwise start anew."""
+        self.session = session
         self._reconfigure()
 
     def serve(self, host: int) -> None:
@@ -148,12 +172,11 @@ def _routes(prefixes: Sequence[str], family: int) -> str:
     return " ".join(f"route {each} blackhole;" for each in prefixes if (":" in each) == (family == 6))
 
 
-def _session(name: str, local: str, node: str, is_guarded: bool) -> str:
+def _session(name: str, local: str, node: str, how: Session) -> str:
     family = "ipv6" if ":" in local else "ipv4"
-    password = f'password "{PASSWORD}"; ' if is_guarded else ""
     return (
-        f"protocol bgp {name} {{ local {local} as {SPARE_AS}; neighbor {node} as {NODE_AS}; passive; hold time 9; {password}"
-        f"graceful restart aware; error wait time 1, 2; "
+        f"protocol bgp {name} {{ local {local} port {how.port} as {how.asn}; neighbor {node} as {NODE_AS}; passive; "
+        f"hold time 9; {how.words} graceful restart aware; error wait time 1, 2; "
         f"{family} {{ import all; export where source = RTS_STATIC; next hop self; }}; }}\n"
     )
 

@@ -3,8 +3,6 @@
 import ipaddress
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import oracle
 import pytest
 from router_tables import node_blocks
+from told import findings
 from workloads import Pod, eventually, pods_on
 
 from controller.lab.cluster import Lab
@@ -40,18 +39,8 @@ asyncio.run(SpeakerClient().sync(msgspec.structs.replace(desired, neighbours=nei
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
 
 
-def check(lab: Lab) -> list[dict[str, str]]:
-    """What `podroute check -o json` prints."""
-    argv = [sys.executable, "-m", "controller.cli.main", "check", "--lab", lab.name, "-o", "json"]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode in (0, 1), done.stderr
-    found: list[dict[str, str]] = json.loads(done.stdout)
-    assert done.returncode == bool(found)
-    return found
-
-
 def kinds(lab: Lab) -> set[str]:
-    return {found["kind"] for found in check(lab)}
+    return {found["kind"] for found in findings(lab)}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +58,7 @@ def quiet(lab: Lab, pod: Pod) -> Iterator[None]:
 
 def nothing_is_wrong(lab: Lab) -> None:
     eventually(lambda: not oracle.wrong(lab), 60, lambda: f"{oracle.wrong(lab)}")
-    eventually(lambda: not check(lab), 60, lambda: f"{check(lab)}")
+    eventually(lambda: not findings(lab), 60, lambda: f"{findings(lab)}")
 
 
 @contextmanager
@@ -91,14 +80,14 @@ def found_by_both(lab: Lab, kind: str, what: str, *follows: str) -> dict[str, An
     """The finding, once check has it; the oracle must have it, too, and neither anything else but what `follows` from it."""
 
     def by_check() -> list[dict[str, str]]:
-        found = check(lab)
+        found = findings(lab)
         return found if kind in {each["kind"] for each in found} else []
 
     def by_oracle() -> set[oracle.Finding]:
         found = oracle.wrong(lab)
         return found if (kind, what) in found else set()
 
-    found = eventually(by_check, 20, lambda: f"{kind}, found {check(lab)}")
+    found = eventually(by_check, 20, lambda: f"{kind}, found {findings(lab)}")
     seen = eventually(by_oracle, 10, lambda: f"oracle: {kind} {what} in {oracle.wrong(lab)}")
     assert {each for each, _ in seen} - {*follows} == {kind}
     assert {each["kind"] for each in found} - {"AgentAway", *follows} == {kind}
@@ -169,7 +158,9 @@ def test_a_pod_whose_wiring_was_changed_inside_is_found(lab: Lab, pod: Pod) -> N
     inside = [*pod.place.enter, "ip", "route"]
     run_checked([*inside, "delete", "default"])
     try:
-        found = eventually(lambda: [f for f in check(lab) if f["kind"] == "PodLinkWrong"], 20, "PodLinkWrong is found")
+        found = eventually(
+            lambda: [f for f in findings(lab) if f["kind"] == "PodLinkWrong"], 20, "PodLinkWrong is found"
+        )
         assert pod.node in found[0]["object"]
         assert "default route via 169.254.1.1 is missing" in found[0]["message"]
     finally:
@@ -235,7 +226,7 @@ def test_an_agent_that_is_away_is_named(lab: Lab, pod: Pod) -> None:
 def test_hostile_surroundings_are_named_and_not_changed(lab: Lab, pod: Pod) -> None:
     lab.netns_exec(pod.node, ["sysctl", "-qw", "net.ipv6.conf.all.forwarding=0"])
     try:
-        (finding,) = (f for f in check(lab) if f["kind"] == "HostileSurroundings")
+        (finding,) = (f for f in findings(lab) if f["kind"] == "HostileSurroundings")
         assert "net.ipv6.conf.all.forwarding" in finding["message"]
         assert "sysctl -w" in finding["remedy"]
         assert lab.netns_exec(pod.node, ["sysctl", "-n", "net.ipv6.conf.all.forwarding"]).strip() == "0"

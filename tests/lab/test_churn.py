@@ -1,14 +1,12 @@
 """Deployments scaled up and down for a while: no address on two pods, nothing leaked, and check has nothing to say."""
 
-import json
 import random
-import subprocess
-import sys
 import time
 from collections import Counter
 
 import oracle
 import pytest
+from told import findings
 from workloads import apply, deployment_manifest, eventually, pods
 
 from controller.lab.cluster import Lab
@@ -67,8 +65,3 @@ def doubled(lab: Lab) -> list[str]:
         a for node in lab.topology.node_names for _, _, found in oracle.node_veths(lab, node) for a in found
     )
     return [address for counts in (of_pods, of_links) for address, count in counts.items() if count > 1]
-
-
-def findings(lab: Lab) -> list[dict]:
-    argv = [sys.executable, "-m", "controller.cli.main", "check", "--lab", lab.name, "-o", "json"]
-    return list(json.loads(subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False).stdout))

@@ -1,6 +1,5 @@
 """A wall clock stepped by an hour at a node's speaker, under traffic: no session falls, and one cut afterwards comes back soon."""
 
-import json
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -10,10 +9,10 @@ from pathlib import Path
 import pytest
 from faults import all_established, speaker_pid, start_again, undisturbed
 from stepped_clock import SteppedClock
+from told import told_on
 from workloads import Pod, eventually, pods_on
 
 from controller.lab.cluster import Lab
-from controller.lab.podroute import SOURCES, python
 
 pytestmark = [pytest.mark.lab, pytest.mark.root]
 
@@ -117,6 +116,5 @@ def sessions_of(lab: Lab, node: str) -> list[str]:
 
 def no_session_is_up(lab: Lab, node: str) -> bool:
     """As the node's own speaker says: its status does not reach the API server now."""
-    command = ["env", f"PYTHONPATH={SOURCES}", python(), "-m", "controller.cli.main", "node", "sessions", "-o", "json"]
-    states = [session["state"] for session in json.loads(lab.machine(node).run(command))]
+    states = [session["state"] for session in told_on(lab, node, "sessions")]
     return len(states) == 2 and "established" not in states

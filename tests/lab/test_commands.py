@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from refused_inputs import body
 from router_tables import kernel_routes, node_blocks
+from told import told_on
 from workloads import Pod, apply, eventually, pods_on
 
 from controller.lab.cluster import Lab
-from controller.lab.podroute import SOURCES, python
 
 pytestmark = [pytest.mark.lab, pytest.mark.root]
 
@@ -36,13 +36,6 @@ def told(lab: Lab, *words: str) -> Any:
     done = podroute(lab, *words, "-o", "json")
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)
-
-
-def told_on(lab: Lab, node: str, what: str) -> list[dict[str, Any]]:
-    """What `podroute node …` prints on a node."""
-    argv = ["env", f"PYTHONPATH={SOURCES}", python(), "-m", "controller.cli.main", "node", what, "-o", "json"]
-    rows: list[dict[str, Any]] = json.loads(lab.machine(node).run(argv))
-    return rows
 
 
 def pods_with_addresses(lab: Lab, node: str) -> int:

@@ -1,7 +1,6 @@
 """examples/node-mesh on one segment without routers: nodes tell each other their blocks over iBGP, and nothing else is there."""
 
 import ipaddress
-import json
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -11,11 +10,11 @@ from host_state import need_root
 from refused_inputs import body
 from router_tables import kernel_routes, node_blocks
 from seen_source import place_of, source_seen
+from told import told_on
 from workloads import apply, eventually, pods_on
 
 from controller.lab.cluster import Lab
 from controller.lab.execute import run_checked
-from controller.lab.podroute import SOURCES, python
 
 pytestmark = [pytest.mark.lab, pytest.mark.root]
 
@@ -65,8 +64,7 @@ def told(lab: Lab, members: tuple[str, ...]) -> str:
 
 def report(lab: Lab, node: str) -> dict[str, Any]:
     """`podroute node report`."""
-    argv = ["env", f"PYTHONPATH={SOURCES}", python(), "-m", "controller.cli.main", "node", "report", "-o", "json"]
-    answer: dict[str, Any] = json.loads(lab.node(node).run(argv))
+    answer: dict[str, Any] = told_on(lab, node, "report")
     return answer
 
 

@@ -11,11 +11,12 @@ from bad_input import others_undisturbed
 from refused_inputs import Body, body
 from router_tables import kernel_routes, node_blocks, session_marks
 from spare_router import OPEN_HOST, SPARE_AS, SpareRouter
+from told import told_on
 from workloads import apply, eventually, pods_on
 
 from controller.lab.cluster import Lab
 from controller.lab.execute import run_checked
-from controller.lab.podroute import SOURCES, network_objects, python
+from controller.lab.podroute import network_objects
 
 pytestmark = [pytest.mark.lab, pytest.mark.root]
 
@@ -54,16 +55,9 @@ def spare(lab: Lab) -> Iterator[SpareRouter]:
         yield router
 
 
-def on_node(lab: Lab, node: str, what: str) -> list[dict[str, Any]]:
-    """What `podroute node … -o json` shows on the node."""
-    argv = ["env", f"PYTHONPATH={SOURCES}", python(), "-m", "controller.cli.main", "node", what, "-o", "json"]
-    rows: list[dict[str, Any]] = json.loads(lab.node(node).run(argv))
-    return rows
-
-
 def learned(lab: Lab, node: str, prefix: str = "") -> list[dict[str, Any]]:
     """The routes that the node heard; of one prefix if named."""
-    return [row for row in on_node(lab, node, "learned") if prefix in ("", row["prefix"])]
+    return [row for row in told_on(lab, node, "learned") if prefix in ("", row["prefix"])]
 
 
 def sessions_of(lab: Lab, node: str, peer: str) -> list[dict[str, Any]]:
@@ -225,7 +219,7 @@ def test_above_the_limit_the_excess_is_refused_and_the_session_stays(lab: Lab, s
             eventually(lambda: len(verdicts()) == 5 and count() == 3, 20, lambda: f"{verdicts()} {count()}")
             assert verdicts() == ["best"] * 3 + ["refused: AboveMaxPrefixes"] * 2
             marks = spare.birdc(f"show protocols {NODE}_{family}").split()[-1]
-            (session,) = (row for row in on_node(lab, NODE, "sessions") if row["session"].startswith("spare"))
+            (session,) = (row for row in told_on(lab, NODE, "sessions") if row["session"].startswith("spare"))
             counts = (session["state"], session["accepted"], session["refused"])
             assert (marks, counts) == ("Established", ("established", 3, "AboveMaxPrefixes 2"))
             # The limit raised, the rest is believed without a new session.
