@@ -142,12 +142,14 @@ class Resource(Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class Invalid(Struct, frozen=True):
-    """An object that does not decode: which one, where in it, and why."""
+    """An object that does not decode: which one, where in it, and why; and of which generation of it that is said."""
 
     kind: str
     name: str
     field: str
     message: str
+    uid: str = ""
+    generation: int = 0
 
 
 R = TypeVar("R", bound=Resource)
@@ -155,14 +157,26 @@ R = TypeVar("R", bound=Resource)
 
 def decode(kind: type[R], raw: Mapping[str, Any]) -> R | Invalid:
     """The typed object in `raw`, or what is wrong with it: a broken object never raises."""
-    name = str((raw.get("metadata") or {}).get("name", ""))
     try:
         converted = msgspec.convert(raw, kind)
         problem = converted.problem()
-        return converted if problem is None else Invalid(kind.__name__, name, *problem)
+        return converted if problem is None else _invalid(kind, raw, *problem)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$.")
-        return Invalid(kind.__name__, name, path.rstrip("`"), message)
+        return _invalid(kind, raw, path.rstrip("`"), message)
+
+
+def _invalid(kind: type[Resource], raw: Mapping[str, Any], field: str, message: str) -> Invalid:
+    metadata = raw.get("metadata") or {}
+    generation = metadata.get("generation", 0)
+    return Invalid(
+        kind.__name__,
+        str(metadata.get("name", "")),
+        field,
+        message,
+        uid=str(metadata.get("uid", "")),
+        generation=generation if isinstance(generation, int) else 0,
+    )
 
 
 def encode(value: Struct) -> dict[str, Any]:

@@ -117,6 +117,7 @@ class Teller:
             "status": "False",
             "reason": Reason.INVALID,
             "message": f"{invalid.field}: {invalid.message}; {Reason.INVALID.remedy}",
+            "observedGeneration": invalid.generation,
             "lastTransitionTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
         body = {"metadata": {"name": invalid.name}, "status": {"conditions": [condition]}}

@@ -10,7 +10,7 @@ from memory_api import MemoryApi
 
 from controller.api import IPPool
 from controller.api.notes import Note
-from controller.api.objects import Invalid
+from controller.api.objects import Invalid, decode
 from controller.kube import errors
 from controller.kube.client import Api
 from controller.kube.events import EventRecorder
@@ -70,6 +70,23 @@ def test_what_the_server_did_not_take_is_told_again_until_it_does(api: MemoryApi
     telling_to(api, body)
     (condition,) = api.objects["ippools", "bad"]["status"]["conditions"]
     assert (condition["reason"], condition["status"]) == ("Invalid", "False")
+
+
+def test_an_object_that_is_as_broken_as_the_one_that_it_replaced_is_told_of_its_own(api: MemoryApi) -> None:
+    raws = [{"metadata": {"name": "bad", "uid": uid, "generation": 3}, "spec": {"cidr": 7}} for uid in ("one", "two")]
+    (first, second) = (decode(IPPool, raw) for raw in raws)
+    assert isinstance(first, Invalid)
+    assert isinstance(second, Invalid)
+
+    async def body(teller: Teller) -> None:
+        teller.offer([], [first])
+        await until(lambda: api.asked("patchstatus") == ["bad"], "the first is told")
+        teller.offer([], [second])
+        await until(lambda: api.asked("patchstatus") == ["bad", "bad"], "the second is told")
+
+    telling_to(api, body)
+    (condition,) = api.objects["ippools", "bad"]["status"]["conditions"]
+    assert condition["observedGeneration"] == 3
 
 
 def test_a_thing_is_told_once_however_often_it_is_offered_and_again_when_it_comes_back(api: MemoryApi) -> None:
