@@ -51,6 +51,7 @@ class Applier:
         all, and Fenced: then no write will do.
         """
         self.wake_at = None
+        self._forget_all_but(plan)
         blocks, others = _split(plan.creates)
         block_updates, other_updates = _split(plan.updates)
         block_deletes, other_deletes = _split(plan.deletes)
@@ -75,6 +76,22 @@ class Applier:
             ),
         ]
         return any(has_news)
+
+    def _forget_all_but(self, plan: OperatorPlan) -> None:
+        """What is not to be written any more has no failures, and an old write holds no new one up: objects come and go."""
+        verbs = (
+            ("create", plan.creates),
+            ("update", plan.updates),
+            ("delete", plan.deletes),
+            ("finalizers", plan.finalizers),
+            ("status", plan.statuses),
+        )
+        wanted = {(verb, type(body).__name__, body.metadata.name) for verb, bodies in verbs for body in bodies}
+        for memory in (self._failures, self._not_before):
+            for key in memory.keys() - wanted:
+                del memory[key]
+        since = time.monotonic() - COUNT_SECONDS
+        self._status_written = {key: at for key, at in self._status_written.items() if at > since}
 
     async def _stage(
         self, writes: Iterable[tuple[tuple[str, Resource], Callable[[Any], Awaitable[Raw | None]]]]

@@ -83,6 +83,19 @@ def test_a_server_error_about_one_object_puts_off_that_object_alone() -> None:
     assert site.applier.wake_at is not None
 
 
+def test_what_failed_and_is_not_wanted_any_more_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(applying.time, "monotonic", lambda: 1000.0)
+    site = Site()
+    site.api.trouble = failing_at("block-1", errors.Troubled("create", "etcdserver: request too large"))
+    wanted = (block_named("block-1"),)
+    site.apply(creates=wanted)
+    site.api.trouble = lambda *_: None
+    assert not site.apply(creates=wanted), "it is still put off"
+    site.apply()
+    assert site.apply(creates=wanted)
+    assert site.store.get(IPBlock, "block-1") is not None
+
+
 def test_a_server_that_does_not_answer_ends_the_pass() -> None:
     site = Site("a")
     site.api.trouble = failing_at("block-1", errors.Unavailable("create", "connection refused"))
