@@ -107,6 +107,11 @@ class Reason(StrEnum):
         "an older BGPPeer has the same address for the same node; the older one is served",
         "delete one of the two, or give them distinct node selectors",
     )
+    NO_SHARED_FAMILY = (
+        "NoSharedFamily",
+        "the two nodes have no addresses of one family, so there is no session between them",
+        "start the kubelets with --node-ip for both families",
+    )
     TOO_MANY_SESSIONS = (
         "TooManySessions",
         f"a node keeps at most {MOST_SESSIONS} sessions that BGPPeers ask for",

@@ -139,6 +139,9 @@ def _peer_with_nodes(draft: _Draft, peer: BGPPeer, chosen: list[NodeFacts], fact
             if opposite is not None:
                 here = _Ends(one.name, opposite, far, address, near, other.name)
                 _add(draft, peer, here, _Ends(other.name, address, near, opposite, far, one.name))
+        if not any(opposite for _, opposite in shared):
+            refused = _refused(one.name, Reason.NO_SHARED_FAMILY, f"InternalIPs of Node {other.name}")
+            draft.refused[peer.metadata.name].append(refused)
 
 
 def _pairs(some: Iterable[NodeFacts], others: Iterable[NodeFacts]) -> Iterator[tuple[NodeFacts, NodeFacts]]:

@@ -46,6 +46,8 @@ class Simulation:
         # UIDs of blocks that a node has given back for good.
         self.given_back: dict[str, set[str]] = {}
         self.unread: set[tuple[type[Resource], str]] = set()
+        # Objects that do not decode any more, and are served as they were before.
+        self.spoiled: set[tuple[type[Resource], str]] = set()
         self.deleted_blocks: list[IPBlock] = []
         self._serial = 0
 
@@ -89,7 +91,7 @@ class Simulation:
             reservations=self._read(IPReservation),
             namespaces=self._read(Namespace),
             services=self._read(ServiceCIDR),
-            invalid=frozenset(self.unread),
+            invalid=frozenset(self.unread | self.spoiled),
             unknown=frozenset(self.unread),
         )
 

@@ -75,6 +75,34 @@ def test_what_stands_on_an_object_that_can_not_be_read_stays(kind: type[Resource
     assert state(sim) == before
 
 
+def test_a_pool_that_can_not_be_read_any_more_is_granted_from_as_before_and_not_written() -> None:
+    sim = settled_cluster()
+    pool = sim.get(IPPool, "v4")
+    sim.spoiled = {(IPPool, "v4")}
+    sim.add_node("n9", 19)
+    sim.settle()
+    assert sim.blocks("n9", "v4")
+    assert sim.get(IPPool, "v4") is pool
+    assert sim.condition(IPPool, "own", "Accepted")[0] == "True"
+    sim.spoiled = set()
+    sim.settle()
+    assert sim.get(IPPool, "v4").status.nodes == pool.status.nodes + 1
+
+
+def test_a_node_whose_object_can_not_be_read_any_more_is_told_nothing_new_and_the_others_are() -> None:
+    sim = settled_cluster()
+    before = sim.get(NodeNetwork, "n0").spec
+    sim.spoiled = {(NodeNetwork, "n0")}
+    spec = BGPConfigurationSpec(as_number=65100, node_mesh="Disabled", hold_time=30)
+    sim.put(BGPConfiguration(metadata=Metadata(name="default"), spec=spec))
+    sim.settle()
+    assert sim.get(NodeNetwork, "n0").spec == before
+    assert sim.get(NodeNetwork, "n1").spec.hold_time == 30
+    sim.spoiled = set()
+    sim.settle()
+    assert sim.get(NodeNetwork, "n0").spec.hold_time == 30
+
+
 def test_a_pool_being_deleted_keeps_its_finalizer_while_a_block_can_not_be_read() -> None:
     sim = settled_cluster()
     for block in [b for b in sim.all(IPBlock) if b.spec.pool == "v4"][1:]:

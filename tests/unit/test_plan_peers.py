@@ -210,6 +210,19 @@ def test_shutdown_withdraws_the_sessions_and_keeps_the_object() -> None:
     assert sim.condition(BGPPeer, "tor0", "Established")[1] == "Shutdown"
 
 
+def test_two_nodes_without_addresses_of_one_family_have_no_session_and_the_peer_says_so() -> None:
+    sim = Simulation()
+    sim.add_node("four", 11, families="4")
+    sim.add_node("six", 12, families="6")
+    sim.add_node("both", 13)
+    add_peer(sim, "all", peer_selector=LabelSelector())
+    sim.settle()
+    assert {node: len(sessions(sim, node)) for node in ("four", "six", "both")} == {"four": 1, "six": 1, "both": 2}
+    status, reason, message = sim.condition(BGPPeer, "all", "Accepted")
+    assert (status, reason) == ("False", "NoSharedFamily")
+    assert "Node four: InternalIPs of Node six" in message
+
+
 def test_what_the_nodes_report_becomes_the_peers_status() -> None:
     sim = two_racks()
     add_peer(sim, "tor0", node_selector=rack("r0"), address="10.10.0.1", as_number=65001)
