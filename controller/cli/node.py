@@ -8,6 +8,7 @@ import msgspec
 import typer
 
 from bgp.speaker.paths import DEFAULT_SOCKET
+from bgp.values import Session
 from controller.agent.survey import survey
 from controller.cli.output import Output, print_rows, print_value
 from controller.cli.reach import fail
@@ -93,7 +94,7 @@ def report(run_dir: RunDir = _RUN_DIR, socket: Socket = DEFAULT_SOCKET, output: 
     else:
         print_rows("Blocks", _blocks(found))
         print_rows("Pods", _pods(found))
-        print_rows("Sessions", _sessions(found))
+        print_rows("Sessions", session_rows(found))
         print_rows("Routes", _routes(found))
 
 
@@ -118,7 +119,7 @@ def routes(run_dir: RunDir = _RUN_DIR, socket: Socket = DEFAULT_SOCKET, output: 
 @app.command()
 def sessions(run_dir: RunDir = _RUN_DIR, socket: Socket = DEFAULT_SOCKET, output: Output = "table") -> None:
     """BGP sessions, and why one is not established."""
-    _show("Sessions", _sessions(_report(run_dir, socket)), output)
+    _show("Sessions", session_rows(_report(run_dir, socket)), output)
 
 
 @app.command()
@@ -152,7 +153,8 @@ def _route_rows(found: NodeReport) -> Iterator[RouteRow]:
         yield RouteRow(prefix, route.kind, hops, state)
 
 
-def _sessions(found: NodeReport) -> list[msgspec.Struct]:
+def session_rows(found: NodeReport) -> list[msgspec.Struct]:
+    """A row for each BGP session; none while the speaker does not answer."""
     if found.speaker is None:
         return []
     return [
@@ -164,10 +166,16 @@ def _sessions(found: NodeReport) -> list[msgspec.Struct]:
             s.message,
             len(s.sent),
             s.accepted,
-            ", ".join(f"{reason} {count}" for reason, count in s.refused.items()),
+            _refused_words(s),
         )
         for s in found.speaker.observed.sessions
     ]
+
+
+def _refused_words(session: Session) -> str:
+    """How many routes were refused and why, and how many of these only a new session can bring back."""
+    words = ", ".join(f"{reason} {count}" for reason, count in session.refused.items())
+    return f"{words} ({session.forgotten} forgotten)" if session.forgotten else words
 
 
 def _paths(found: NodeReport) -> list[msgspec.Struct]:
