@@ -55,6 +55,8 @@ def forged_sources(lab: Lab, pods: list[Pod], family: int) -> dict[str, str]:
         "another node's": of(tuple(lab.topology.addresses(second_node))),
         "an unused one": UNUSED[family],
         "an outside one": of(tuple(lab.topology.addresses("outside"))),
+        # One of IPv6 never leaves the node even without our table: Linux does not forward it (RFC 4291 section 2.5.6; ip6_forward).
+        # That the table refuses it on the node itself, tests/kernel/test_rules_table shows.
         **({"a link-local one": "169.254.7.7"} if family == 4 else {}),
     }
 
