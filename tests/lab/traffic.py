@@ -105,10 +105,10 @@ class Traffic:
         return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
 
     def _is_flowing(self) -> bool:
-        """Every UDP socket exists; what was sent before the other end listened is not counted as lost."""
+        """Every UDP socket exists and every stream stands; what was sent before the other end listened is not counted as lost."""
         dead = [end for end in self._ends if end[2].poll() is not None]
         assert not dead, f"an end of the probe ended: {dead[0][:2]}"
-        return all(_listens(place, port) for place, port in self._sockets())
+        return all(_takes_part(place, port) for place, port in self._sockets())
 
     def _sockets(self) -> list[tuple[Place, int]]:
         count = len(self.families)
@@ -142,8 +142,11 @@ class Traffic:
         self.errors += own["errors"]
 
 
-def _listens(place: Place, port: int) -> bool:
-    done = subprocess.run(
-        [*place.enter, "ss", "-Hlnu", f"sport = :{port}"], capture_output=True, text=True, check=False
+def _takes_part(place: Place, port: int) -> bool:
+    """Whether the place's end has its UDP socket and its side of the stream."""
+    datagrams = ("-Hlnu", f"sport = :{port}")
+    stream = ("-Htn", "state", "established", f"( sport = :{port} or dport = :{port} )")
+    return all(
+        f":{port}" in subprocess.run([*place.enter, "ss", *words], capture_output=True, text=True, check=False).stdout
+        for words in (datagrams, stream)
     )
-    return f":{port}" in done.stdout
