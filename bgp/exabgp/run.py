@@ -11,10 +11,11 @@ def main(configuration: str) -> None:
     """Runs ExaBGP until it ends; its exit code is this process's."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     from bgp.exabgp.clock import install_steady_clock
-    from bgp.exabgp.reconnect import bound_reconnect_delay
+    from bgp.exabgp.reconnect import bound_connecting, bound_reconnect_delay
 
     install_steady_clock()
     bound_reconnect_delay()
+    bound_connecting()
     sys.argv = ["exabgp", configuration]
     from exabgp.application.server import main as serve
 

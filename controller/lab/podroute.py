@@ -71,6 +71,13 @@ def _process(name: str, wait_for: str = "", *arguments: str) -> ProcessSpec:
     return ProcessSpec(name=name, argv=argv, env=environment, folder=SOURCES, wait_for=wait_for)
 
 
+def new_token(kubectl: Kubectl, machine: str) -> str:
+    """A credential for the machine's operator or agent. An agent's is bound to its Node and ends with it, as a pod's does."""
+    process = "operator" if machine == "cp" else "agent"
+    bound = () if machine == "cp" else ("--bound-object-kind", "Node", "--bound-object-name", machine)
+    return kubectl("create", "token", ACCOUNTS[process], "-n", NAMESPACE, "--duration", CREDENTIAL_LIFE, *bound).strip()
+
+
 def install(
     kubectl: Kubectl, topology: Topology, machine: Callable[[str], Machine], write: Callable[[Path, str], None]
 ) -> None:
@@ -82,9 +89,7 @@ def install(
 
     def hand_out(name: str) -> None:
         process = "operator" if name == "cp" else "agent"
-        bound = () if name == "cp" else ("--bound-object-kind", "Node", "--bound-object-name", name)
-        token = kubectl("create", "token", ACCOUNTS[process], "-n", NAMESPACE, "--duration", CREDENTIAL_LIFE, *bound)
-        write(kubeconfig_path(machine(name).folder, process), token.strip())
+        write(kubeconfig_path(machine(name).folder, process), new_token(kubectl, name))
 
     with ThreadPoolExecutor(AT_ONCE) as threads:
         list(threads.map(hand_out, ("cp", *topology.node_names)))

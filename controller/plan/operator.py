@@ -24,7 +24,7 @@ from controller.plan.cidrs import network_of
 from controller.plan.cluster import cluster_network_spec
 from controller.plan.inventory import Inventory, Key, Memory, Moment
 from controller.plan.keeping import kept_grants, with_kept_parts, with_kept_sessions
-from controller.plan.nodes import NodeFacts, NodePart, node_facts, node_network_spec, router_ids
+from controller.plan.nodes import NodeFacts, NodePart, internal_addresses, node_facts, node_network_spec, router_ids
 from controller.plan.peers import Peering, plan_peering
 from controller.plan.pools import FINALIZER, is_selecting, pool_verdicts, reserved_inside, reserved_networks
 from controller.plan.reported import heard
@@ -61,7 +61,7 @@ def operator_plan(inventory: Inventory, memory: Memory, moment: Moment) -> Opera
     """The whole decision."""
     networks, misreports = heard(inventory.networks)
     inventory = replace(inventory, networks=networks)
-    facts = node_facts(inventory.nodes)
+    facts = node_facts(inventory.nodes, {each.metadata.name: each.spec.addresses for each in inventory.networks})
     memory = _settled(inventory, memory, moment)
     reserved = reserved_networks(inventory.reservations)
     ground = Ground(inventory, facts, pool_verdicts(inventory), memory, moment, reserved, misreports)
@@ -176,6 +176,9 @@ def _networks(
     updates: list[Resource] = []
     for name, facts in ground.facts.items():
         existing = ground.networks.get(name)
+        if existing is None and not internal_addresses(facts.node):
+            # Its kubelet has not reported yet. An agent that has an object of before keeps to that until there is another.
+            continue
         sessions = peering.sessions.get(name, ())
         if existing is not None:
             sessions = with_kept_sessions(ground.inventory, existing, sessions)

@@ -209,7 +209,7 @@ CNI = {
     "unknown version": _call(1, "cniVersion", "'9.9.9'", "use one of 0.3.1, 0.4.0, 1.0.0, 1.1.0"),
     "version that is a number": _call(7, "field cniVersion", "1.1", "give a string"),
     "no network name": _call(7, "field name", "is missing", "name the network"),
-    "result of a plugin before": _call(7, "field prevResult", "{}", "put podroute first"),
+    "result of a plugin before": _call(7, "field prevResult", "is set", "put podroute first"),
     "no container id": _call(4, "CNI_CONTAINERID", "''", "use letters"),
     "strange container id": _call(4, "CNI_CONTAINERID", "'../x'", "use letters"),
     "no interface name": _call(4, "CNI_IFNAME", "''", "eth0"),

@@ -1,6 +1,7 @@
 """Nodes that change while real kubelets run: labels that pools select by, and a Node that is deleted and comes back."""
 
 import ipaddress
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from workloads import Pod, apply, eventually, pods, pods_on
 
 from controller.lab.cluster import Lab
 from controller.lab.node import node_object
+from controller.lab.podroute import kubeconfig_path, new_token
 
 pytestmark = [pytest.mark.lab, pytest.mark.root]
 
@@ -85,6 +87,7 @@ def test_a_node_that_is_deleted_and_comes_back_has_its_blocks_and_its_pod_feels_
             eventually(lambda: nodenetwork_uid(lab, last) == "", 30, "the NodeNetwork goes with its Node")
             apply(lab, node_object(last, lab.topology, "podroute"))
             eventually(lambda: node_uid(lab, last) not in ("", uid), 10, "another Node of the name is there")
+            new_agent(lab, last)
             eventually(lambda: nodenetwork_uid(lab, last) != "", 40, "its NodeNetwork is there again")
             eventually(lambda: is_ready(lab, last), 40, lambda: lab.kubectl("describe", "node", last)[-2000:])
             eventually(lambda: granted(lab, last) == before, 30, lambda: f"{granted(lab, last)} as before: {before}")
@@ -92,6 +95,17 @@ def test_a_node_that_is_deleted_and_comes_back_has_its_blocks_and_its_pod_feels_
         assert still_there(lab, other)
         (address,) = address_from(lab, last, "pods-v4", "after-readding")
         assert any(ipaddress.ip_address(address) in ipaddress.ip_network(cidr) for cidr in before)
+
+
+def new_agent(lab: Lab, node: str) -> None:
+    """What the DaemonSet does for a new Node: another agent, whose credential is bound to that Node."""
+    path = kubeconfig_path(lab.machine(node).folder, "agent")
+    kubeconfig = json.loads(path.read_text())
+    kubeconfig["users"][0]["user"]["token"] = new_token(lab.kubectl, node)
+    path.write_text(json.dumps(kubeconfig))
+    old = lab.pid(node, "agent")
+    lab.kill(node, "agent")
+    eventually(lambda: lab.pid(node, "agent") not in (None, old), 10, "another agent runs")
 
 
 def blocks_of(lab: Lab, node: str) -> set[str]:

@@ -54,20 +54,20 @@ def stands(router: SpareRouter, family: int) -> None:
     )
 
 
-def is_told_why(lab: Lab, reason: str) -> None:
+def is_told_why(lab: Lab, *reasons: str) -> None:
     """The session does not come up, and the node's status says why."""
 
     def says() -> bool:
         found = sessions_of(lab, NODE, NAME)
-        return [each.get("reason") for each in found] == [reason] and found[0]["state"] != "established"
+        return len(found) == 1 and found[0].get("reason") in reasons and found[0]["state"] != "established"
 
-    eventually(says, 25, lambda: f"{reason}: {sessions_of(lab, NODE, NAME)}")
+    eventually(says, 25, lambda: f"{reasons}: {sessions_of(lab, NODE, NAME)}")
 
 
 def test_a_session_goes_to_the_port_that_the_router_listens_on(lab: Lab, spare: SpareRouter, family: int) -> None:
     spare.keep(Session(port=1790))
     apply(lab, peer(spare, family))
-    is_told_why(lab, "NotConnected")
+    is_told_why(lab, "NotConnected", "ConnectionClosed")
     apply(lab, peer(spare, family, port=1790))
     stands(spare, family)
 
@@ -75,15 +75,16 @@ def test_a_session_goes_to_the_port_that_the_router_listens_on(lab: Lab, spare: 
 def test_ttl_security_is_kept_on_both_sides_or_the_session_does_not_come_up(
     lab: Lab, spare: SpareRouter, family: int
 ) -> None:
-    spare.keep(Session(words="ttl security on;"))
-    apply(lab, peer(spare, family))
-    is_told_why(lab, "NotConnected")
-    apply(lab, peer(spare, family, ttlSecurity=1))
-    stands(spare, family)
-    # A router that sends a TTL of 1 is heard no more.
     spare.keep(Session(words="ttl security off;"))
-    eventually(lambda: not spare.is_established(NODE, family), 30, "the session ends")
+    apply(lab, peer(spare, family, ttlSecurity=1))
+    # It sends with a TTL of 1, so it is not heard.
     is_told_why(lab, "NotConnected")
+    spare.keep(Session(words="ttl security on;"))
+    stands(spare, family)
+    # Last: BIRD then hears not even the end of that connection, and waits minutes for its OPEN.
+    apply(lab, peer(spare, family))
+    is_told_why(lab, "NotConnected", "ConnectionClosed", "HoldTimerExpired")
+    assert not spare.is_established(NODE, family)
 
 
 def test_a_router_behind_others_is_reached_with_as_many_hops_as_lie_between(lab: Lab, family: int) -> None:

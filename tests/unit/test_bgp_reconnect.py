@@ -1,13 +1,16 @@
 """How long a neighbour that comes back is waited for."""
 
 import itertools
+import socket
 from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
+from exabgp.protocol.family import AFI
 from exabgp.reactor import delay as module
+from exabgp.reactor.network.outgoing import Outgoing
 
-from bgp.exabgp.reconnect import LONGEST_SECONDS, bound_reconnect_delay
+from bgp.exabgp.reconnect import LONGEST_SECONDS, SYN_REPETITIONS, bound_connecting, bound_reconnect_delay
 
 
 @pytest.fixture
@@ -38,3 +41,20 @@ def test_a_neighbour_is_asked_again_every_few_seconds_however_long_it_was_away(
 ) -> None:
     bound_reconnect_delay()
     assert 1 < longest_wait(900) <= LONGEST_SECONDS + 0.2
+
+
+@pytest.mark.parametrize(("afi", "address"), [(AFI.ipv4, "127.0.0.1"), (AFI.ipv6, "::1")])
+def test_an_attempt_that_nobody_answers_is_given_up_after_a_few_repetitions(
+    monkeypatch: pytest.MonkeyPatch, afi: AFI, address: str
+) -> None:
+    def repetitions() -> int:
+        connection = Outgoing(afi, address, address)
+        assert connection._setup() is None
+        made, connection.io = connection.io, None
+        with made:
+            return int(made.getsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT))
+
+    monkeypatch.setattr(Outgoing, "_setup", Outgoing._setup)
+    assert repetitions() > SYN_REPETITIONS, "the kernel's own number"
+    bound_connecting()
+    assert repetitions() == SYN_REPETITIONS

@@ -95,7 +95,10 @@ def test_a_plan_of_a_lapsed_term_is_not_written_in_the_next_one() -> None:
     for number in range(3):
         raw = {"metadata": {"name": f"n{number}"}, "spec": {"cidr": f"10.{number}.0.0/16"}}
         api.put(collection_of(IPPool), encode(msgspec.convert(raw, IPPool)))
-    api.put(collection_of(Node), {"metadata": {"name": "node"}, "status": {"conditions": [READY]}})
+    addresses = [{"type": "InternalIP", "address": "10.10.0.11"}]
+    api.put(
+        collection_of(Node), {"metadata": {"name": "node"}, "status": {"addresses": addresses, "conditions": [READY]}}
+    )
     store = Store(WATCHED)
     metrics = Metrics()
     recorder = EventRecorder(cast(Api, api), "podroute.dev/operator", "one")

@@ -8,6 +8,7 @@ from cluster_simulation import Simulation, with_metadata
 from controller.api import BGPConfiguration, BGPPeer, ClusterNetwork, NodeNetwork
 from controller.api.bgpconfiguration import BGPConfigurationSpec
 from controller.api.bgppeer import BGPPeerSpec, ExportPolicy, SecretReference
+from controller.api.kubernetes import Node, NodeAddress
 from controller.api.nodenetwork import SessionSpec, SessionStatus
 from controller.api.objects import LabelSelector, Metadata
 
@@ -221,6 +222,26 @@ def test_two_nodes_without_addresses_of_one_family_have_no_session_and_the_peer_
     status, reason, message = sim.condition(BGPPeer, "all", "Accepted")
     assert (status, reason) == ("False", "NoSharedFamily")
     assert "Node four: InternalIPs of Node six" in message
+
+
+def test_a_node_whose_kubelet_has_not_reported_yet_is_told_nothing_and_one_that_was_known_goes_on_as_before() -> None:
+    sim = two_racks()
+    add_peer(sim, "tor0", node_selector=rack("r0"), address="10.10.0.1", as_number=65001)
+    sim.settle()
+    before = sim.get(NodeNetwork, "n0").spec
+    # The same name, made anew by hand: its addresses come with the kubelet's first report.
+    sim.remove(Node, "n0")
+    sim.add_node("n0", 11, families="", rack="r0")
+    sim.add_node("new", 19, families="", rack="r0")
+    sim.settle()
+    after = sim.get(NodeNetwork, "n0").spec
+    assert (after.addresses, after.router_id, after.sessions) == (before.addresses, before.router_id, before.sessions)
+    assert {grant.cidr for grant in after.blocks} == {grant.cidr for grant in before.blocks}
+    assert "new" not in {network.metadata.name for network in sim.all(NodeNetwork)}
+    status = msgspec.structs.replace(sim.get(Node, "new").status, addresses=(NodeAddress("InternalIP", "10.10.0.19"),))
+    sim.put(msgspec.structs.replace(sim.get(Node, "new"), status=status))
+    sim.settle()
+    assert [session.local_address for session in sessions(sim, "new")] == ["10.10.0.19"]
 
 
 def test_what_the_nodes_report_becomes_the_peers_status() -> None:
