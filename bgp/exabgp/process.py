@@ -17,6 +17,11 @@ def process_section(run: Sequence[str]) -> str:
     return f"process {PROCESS_NAME} {{\n    run {' '.join(run)};\n    encoder json;\n    respawn false;\n}}\n"
 
 
+# Seconds after which a router that accepts a connection and says nothing (its packets are lost, or it has just gone) is asked anew.
+# ExaBGP's own number is 60; RFC 4271 section 8.2.2 suggests four minutes, for peers that are many and far.
+OPEN_SECONDS = 10
+
+
 def exabgp_environment(*, user: str, speed: str, settings_file: str) -> dict[str, str]:
     """ExaBGP's settings.
 
@@ -29,6 +34,7 @@ def exabgp_environment(*, user: str, speed: str, settings_file: str) -> dict[str
         "exabgp_api_cli": "false",
         "exabgp_api_compact": "true",
         "exabgp_api_respawn": "false",
+        "exabgp_bgp_openwait": str(OPEN_SECONDS),
         "exabgp_daemon_daemonize": "false",
         "exabgp_daemon_user": user,
         "exabgp_daemon_umask": "0177",
