@@ -53,7 +53,7 @@ def internal_addresses(node: Node) -> tuple[str, ...]:
     return tuple(str(address) for address in parsed if address is not None)
 
 
-def node_facts(nodes: Iterable[Node], known: Mapping[str, tuple[str, ...]] | None = None) -> dict[str, NodeFacts]:
+def node_facts(nodes: Iterable[Node], known: Mapping[str, tuple[str, ...]]) -> dict[str, NodeFacts]:
     """Every node's own addresses by the node's name. Of two Nodes with one address, the older one keeps it.
 
     `known` are the addresses by which nodes go already: a Node that names none at all has been made anew, and its kubelet has
@@ -63,7 +63,7 @@ def node_facts(nodes: Iterable[Node], known: Mapping[str, tuple[str, ...]] | Non
     facts: dict[str, NodeFacts] = {}
     for node in sorted(nodes, key=lambda each: each.metadata.age_key):
         addresses, lacks = [], []
-        said = internal_addresses(node) or (known or {}).get(node.metadata.name, ())
+        said = internal_addresses(node) or known.get(node.metadata.name, ())
         for family in FAMILIES:
             address = next((each for each in said if family_of(each) == family), None)
             owner = owners.setdefault(address, node.metadata.name) if address else ""

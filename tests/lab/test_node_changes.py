@@ -10,6 +10,8 @@ from bad_input import found, others_undisturbed
 from cni_calls import address_from
 from faults import undisturbed
 from refused_inputs import Body, body
+from router_tables import node_blocks
+from test_power import is_ready
 from workloads import Pod, apply, eventually, pods, pods_on
 
 from controller.lab.cluster import Lab
@@ -109,7 +111,7 @@ def new_agent(lab: Lab, node: str) -> None:
 
 
 def blocks_of(lab: Lab, node: str) -> set[str]:
-    return {b["spec"]["cidr"] for b in lab.get("ipblocks")["items"] if b["spec"]["node"]["name"] == node}
+    return {cidr for cidr, owner in node_blocks(lab).items() if owner == node}
 
 
 def granted(lab: Lab, node: str) -> set[str]:
@@ -126,11 +128,6 @@ def node_uid(lab: Lab, node: str) -> str:
 
 def nodenetwork_uid(lab: Lab, node: str) -> str:
     return uid_of(lab, "nodenetwork", node)
-
-
-def is_ready(lab: Lab, node: str) -> bool:
-    conditions = lab.get("node", node).get("status", {}).get("conditions", [])
-    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
 
 def still_there(lab: Lab, pod: Pod) -> bool:

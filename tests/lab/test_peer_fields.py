@@ -8,9 +8,8 @@ from collections.abc import Iterator
 import pytest
 from bad_input import others_undisturbed
 from refused_inputs import Body, body
-from router_tables import node_blocks
 from spare_router import NODE_AS, SPARE_AS, Session, SpareRouter
-from test_peering import sessions_of
+from test_peering import blocks, sessions_of
 from workloads import apply, eventually
 
 from controller.lab.cluster import Lab
@@ -99,7 +98,7 @@ def test_a_router_behind_others_is_reached_with_as_many_hops_as_lie_between(lab:
         is_told_why(lab, "NotConnected")
         apply(lab, peer(router, family, multihop=ROUTERS_BETWEEN + 1))
         stands(router, family)
-        for block in blocks(lab, family):
+        for block in blocks(lab, NODE, family):
             eventually(lambda block=block: block in router.heard(NODE, family), 10, f"{block} is heard there")
         lab.kubectl("delete", "bgppeer", NAME)
 
@@ -120,7 +119,7 @@ def test_local_preference_is_told_within_one_as_and_to_nobody_else(lab: Lab, spa
 def test_blocks_of_the_pools_that_export_names_are_announced_and_no_others(
     lab: Lab, spare: SpareRouter, family: int
 ) -> None:
-    own = blocks(lab, family)
+    own = blocks(lab, NODE, family)
     spare.keep(Session())
     apply(lab, peer(spare, family, export={"pools": [f"pods-v{family}"]}))
     stands(spare, family)
@@ -150,8 +149,3 @@ def test_a_session_comes_from_the_source_address_that_is_named_if_the_node_has_i
     finally:
         lab.kubectl("delete", "bgppeer", NAME)
         lab.netns_exec(NODE, [word.format("del") for word in link])
-
-
-def blocks(lab: Lab, family: int) -> list[str]:
-    """The node's blocks of the family."""
-    return [cidr for cidr, owner in node_blocks(lab).items() if owner == NODE and (":" in cidr) == (family == 6)]
