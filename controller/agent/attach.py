@@ -139,6 +139,7 @@ class Attachments:
             self._state.ledger.withdraw(key)
             self._kernel.remove_later(host_interface_name(*key))
             raise
+        self._state.folder.note_used(attachment.addresses)
         self._state.report.ring()
         return replace(_success(request, attachment, mtu), without_default=without_default)
 

@@ -71,14 +71,22 @@ class RunFolder:
     def load_used(self) -> frozenset[Address]:
         """Addresses that pods had when they were last noted; empty if there is no file."""
         try:
-            stored = msgspec.json.decode((self.path / "used.json").read_bytes(), type=tuple[str, ...])
-            return frozenset(map(ipaddress.ip_address, stored))
-        except (OSError, ValueError, msgspec.DecodeError):
+            return frozenset(map(ipaddress.ip_address, (self.path / "used").read_text().split()))
+        except (OSError, ValueError):
             return frozenset()
 
     def store_used(self, used: Iterable[Address]) -> None:
         """Notes the addresses of pods: what is missing at the next start was freed while no agent ran."""
-        self._write("used.json", msgspec.json.encode(sorted(map(str, used))))
+        self._write("used", _lines(used))
+
+    def note_used(self, more: Iterable[Address]) -> None:
+        """Adds addresses to those noted, at once: an agent may end right after its answer, and the pod before the next one runs."""
+        path = self.path / "used"
+        try:
+            with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "wb", buffering=0) as file:
+                file.write(_lines(more))
+        except OSError as error:
+            self._tell(path, error)
 
     def mark_ready(self) -> bool:
         """Writes the marker; False if it was there."""
@@ -91,10 +99,17 @@ class RunFolder:
         try:
             write_atomically(self.path / name, content)
         except OSError as error:
-            self.problem = f"{self.path / name}: {error.strerror or error}"
-            log.error("%s", self.problem)
+            self._tell(self.path / name, error)
         else:
             self.problem = ""
+
+    def _tell(self, path: Path, error: OSError) -> None:
+        self.problem = f"{path}: {error.strerror or error}"
+        log.error("%s", self.problem)
+
+
+def _lines(addresses: Iterable[Address]) -> bytes:
+    return "".join(f"{address}\n" for address in addresses).encode()
 
 
 def write_atomically(path: Path, content: bytes, mode: int = 0o600) -> None:
