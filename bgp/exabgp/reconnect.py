@@ -1,4 +1,4 @@
-"""Bounds how long ExaBGP, and the kernel for it, wait between two attempts to connect. Called by `bgp.exabgp.run` only.
+"""How ExaBGP connects: bounded waits between two attempts, and a failed one known as such. Called by `bgp.exabgp.run` only.
 
 Its own wait grows by a fifth with each failure, up to a minute (exabgp/reactor/delay.py): a router that was away for five minutes,
 or a mesh member that left and came back, would be heard a minute late. Neighbours are a link away and few, so asking often is
@@ -6,9 +6,16 @@ cheap. (RFC 4271 section 8.1.1 leaves such damping, DampPeerOscillations, option
 
 An attempt that nobody answers is the kernel's: it repeats the SYN after 1, 2, 4 … 64 seconds (tcp(7), tcp_syn_retries), so a router
 whose answers were dropped on the way for long would be asked a minute late, too.
+
+The outcome of an attempt is told once, by SO_ERROR (socket(7)). ExaBGP reads it again when it was one of a refusal or a timeout
+(`ready` in exabgp/reactor/network/tcp.py), finds nothing, and takes the connection for established: a router that does not listen
+would be reported as one that accepts connections and closes them.
 """
 
+import os
+import select
 import socket
+from collections.abc import Iterator
 from typing import Any
 
 LONGEST_SECONDS = 5
@@ -44,3 +51,21 @@ def bound_connecting() -> None:
         return problem
 
     Outgoing._setup = setup
+
+
+def notice_refusals() -> None:
+    """From here on a connection that was refused or that nobody answered has failed: ExaBGP waits, then begins another."""
+    from exabgp.reactor.network import outgoing
+    from exabgp.reactor.network.error import NotConnected
+
+    def ready(connecting: socket.socket) -> Iterator[tuple[bool, str]]:
+        poller = select.poll()
+        poller.register(connecting, select.POLLOUT)
+        while not poller.poll(0):
+            yield False, "waiting for an answer"
+        problem = connecting.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if problem:
+            raise NotConnected(os.strerror(problem))
+        yield True, "connected"
+
+    outgoing.ready = ready

@@ -24,6 +24,10 @@ def without(spec: Body, *fields: str) -> Body:
     return {**spec, "spec": {key: value for key, value in spec["spec"].items() if key not in fields}}
 
 
+def with_as(kind: str, field: str, number: int) -> Body:
+    return peer(**{field: number}) if kind == "BGPPeer" else body(kind, "default", **{field: number})
+
+
 # What is bad, what is nearest to it and good, and what the answer names: object, field, value or remedy.
 TABLE = {
     "host bits, IPv4": (
@@ -105,17 +109,19 @@ TABLE = {
         pool(cidr="10.244.0.0/16"),
         ("cidrs", "unknown field"),
     ),
-    "AS 0": (
-        peer(asNumber=0),
-        peer(asNumber=1),
-        ('BGPPeer "x"', "spec.asNumber", "Invalid value: 0", "greater than or equal to 1"),
-    ),
-    "AS out of range": (
-        peer(asNumber=4294967296),
-        peer(asNumber=4294967294),
-        ("spec.asNumber", "4294967296", "less than or equal to 4294967294"),
-    ),
-    "AS 65535": (peer(asNumber=65535), peer(asNumber=65534), ("spec.asNumber", "AS 65535 is reserved")),
+    **{
+        f"{name}, {field} of {kind}": (
+            with_as(kind, field, bad),
+            with_as(kind, field, good),
+            (f"{kind} ", f"spec.{field}", *words),
+        )
+        for kind, field in (("BGPPeer", "asNumber"), ("BGPPeer", "localASN"), ("BGPConfiguration", "asNumber"))
+        for name, bad, good, words in (
+            ("AS 0", 0, 1, ("Invalid value: 0", "greater than or equal to 1")),
+            ("AS out of range", 4294967296, 4294967294, ("4294967296", "less than or equal to 4294967294")),
+            ("AS 65535", 65535, 65534, ("AS 65535 is reserved",)),
+        )
+    },
     "no way to name the peer": (
         without(peer(), "address"),
         peer(),

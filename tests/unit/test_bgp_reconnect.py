@@ -2,15 +2,24 @@
 
 import itertools
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
 import pytest
+from exabgp.logger import log
 from exabgp.protocol.family import AFI
 from exabgp.reactor import delay as module
+from exabgp.reactor.network import outgoing
+from exabgp.reactor.network.error import NotConnected
 from exabgp.reactor.network.outgoing import Outgoing
 
-from bgp.exabgp.reconnect import LONGEST_SECONDS, SYN_REPETITIONS, bound_connecting, bound_reconnect_delay
+from bgp.exabgp.reconnect import (
+    LONGEST_SECONDS,
+    SYN_REPETITIONS,
+    bound_connecting,
+    bound_reconnect_delay,
+    notice_refusals,
+)
 
 
 @pytest.fixture
@@ -58,3 +67,40 @@ def test_an_attempt_that_nobody_answers_is_given_up_after_a_few_repetitions(
     assert repetitions() > SYN_REPETITIONS, "the kernel's own number"
     bound_connecting()
     assert repetitions() == SYN_REPETITIONS
+
+
+@pytest.fixture(params=["127.0.0.1", "::1"])
+def bound(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """Has a port and does not listen yet: who connects is refused."""
+    # ExaBGP's log is set up by its server alone.
+    for level in ("debug", "warning"):
+        monkeypatch.setattr(log, level, lambda *words, **more: None)
+    family = socket.AF_INET6 if ":" in request.param else socket.AF_INET
+    with socket.socket(family) as made:
+        made.bind((request.param, 0))
+        yield made
+
+
+def attempt(bound: socket.socket) -> bool:
+    """Whether ExaBGP takes an attempt to connect for established, before any deadline."""
+    address, port = bound.getsockname()[:2]
+    connection = Outgoing(AFI.ipv6 if ":" in address else AFI.ipv4, address, address, port)
+    try:
+        return any(itertools.islice(connection.establish(), 1000))
+    finally:
+        connection.close()
+
+
+def test_exabgp_takes_a_refused_connection_for_an_established_one(bound: socket.socket) -> None:
+    assert attempt(bound)
+
+
+def test_a_refused_connection_fails_and_one_that_is_accepted_is_established(
+    bound: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outgoing, "ready", outgoing.ready)
+    notice_refusals()
+    with pytest.raises(NotConnected, match="refused"):
+        attempt(bound)
+    bound.listen()
+    assert attempt(bound)
