@@ -107,11 +107,14 @@ class SpeakerClient:
                     yield change
             self.connected = False
             await asyncio.sleep(RECONNECT_SECONDS)
-            async with self._saying:
-                # What is desired now: an older order must not overtake a newer one.
-                if self._desired is not None:
-                    with contextlib.suppress(SpeakerError):
-                        await self._sync_once(self._desired)
+            with contextlib.suppress(SpeakerError):
+                await self._say_again()
+
+    async def _say_again(self) -> None:
+        async with self._saying:
+            # What is desired now: an older order must not overtake a newer one.
+            if self._desired is not None:
+                await self._sync_once(self._desired)
 
     async def _changes_of_one_connection(self) -> AsyncIterator[Change]:
         async with _connection(self._path) as (reader, writer):

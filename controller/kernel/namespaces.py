@@ -24,23 +24,28 @@ _PLACES = ("/run/netns/*", "/proc/[0-9]*/ns/net")
 def opened_namespaces(numbers: Collection[int]) -> Iterator[dict[int, int]]:
     """Descriptors of the namespaces of these numbers, as the thread's namespace numbers them; closed afterwards."""
     found: dict[int, int] = {}
-    seen: set[tuple[int, int]] = set()
     try:
         with Netlink() as netlink:
-            for path in (path for place in _PLACES for path in glob.iglob(place)):
-                if len(found) == len(set(numbers)):
-                    break
-                descriptor = _opened(path, seen)
-                if descriptor is None:
-                    continue
-                number = _number(netlink, descriptor)
-                if number in numbers and number not in found:
-                    found[number] = descriptor
-                else:
-                    os.close(descriptor)
+            _open_into(found, frozenset(numbers), netlink)
         yield found
     finally:
         for descriptor in found.values():
+            os.close(descriptor)
+
+
+def _open_into(found: dict[int, int], numbers: frozenset[int], netlink: Netlink) -> None:
+    """One by one, so that those opened are known to the caller should a later one fail."""
+    seen: set[tuple[int, int]] = set()
+    for path in (path for place in _PLACES for path in glob.iglob(place)):
+        if len(found) == len(numbers):
+            break
+        descriptor = _opened(path, seen)
+        if descriptor is None:
+            continue
+        number = _number(netlink, descriptor)
+        if number in numbers and number not in found:
+            found[number] = descriptor
+        else:
             os.close(descriptor)
 
 

@@ -1,5 +1,6 @@
 """ToR peering, the node mesh beside it, what is believed of what routers say, and changes that disturb no other session."""
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -92,16 +93,14 @@ def test_tor_peering_alone_keeps_no_mesh_and_marks_what_it_announces(restored: L
     ]
     marks = {tor: session_marks(lab, tor) for tor in lab.topology.tor_names}
     apply(lab, *objects)
-    for tor in lab.topology.tor_names:
-        for node in lab.topology.nodes_in(int(tor[3:])):
-            for family in (4, 6):
-                mark = "64512:100" if family == 4 else "64512:1:100"
-                for block in blocks(lab, node, family):
-                    eventually(
-                        lambda tor=tor, block=block, mark=mark: mark in attributes(lab, tor, block),
-                        15,
-                        lambda tor=tor, block=block: f"{attributes(lab, tor, block)}",
-                    )
+    for tor, family in itertools.product(lab.topology.tor_names, (4, 6)):
+        mark = "64512:100" if family == 4 else "64512:1:100"
+        for block in (each for node in lab.topology.nodes_in(int(tor[3:])) for each in blocks(lab, node, family)):
+            eventually(
+                lambda tor=tor, block=block, mark=mark: mark in attributes(lab, tor, block),
+                15,
+                lambda tor=tor, block=block: f"{attributes(lab, tor, block)}",
+            )
     assert all(sessions_of(lab, node, "mesh") == [] for node in lab.topology.node_names)
     assert lab.get("bgpconfiguration", "default")["status"].get("meshMembers", 0) == 0
     assert {tor: session_marks(lab, tor) for tor in lab.topology.tor_names} == marks
