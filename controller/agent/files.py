@@ -3,6 +3,7 @@
 Written atomically and 0600, since a snapshot holds passwords. /run is empty after a boot, as is the kernel.
 """
 
+import contextlib
 import ipaddress
 import logging
 import os
@@ -69,21 +70,23 @@ class RunFolder:
         self._write("resting.json", msgspec.json.encode({str(a): until for a, until in resting.items()}))
 
     def load_used(self) -> frozenset[Address]:
-        """Addresses that pods had when they were last noted; empty if there is no file."""
-        try:
-            return frozenset(map(ipaddress.ip_address, (self.path / "used").read_text().split()))
-        except (OSError, ValueError):
-            return frozenset()
+        """Addresses that pods had when they were last noted; empty if there is no file. A line cut short is passed over."""
+        found = set()
+        with contextlib.suppress(OSError):
+            for line in (self.path / "used").read_text().split():
+                with contextlib.suppress(ValueError):
+                    found.add(ipaddress.ip_address(line))
+        return frozenset(found)
 
-    def store_used(self, used: Iterable[Address]) -> None:
-        """Notes the addresses of pods: what is missing at the next start was freed while no agent ran."""
-        self._write("used", _lines(used))
+    def store_used(self, used: Iterable[Address]) -> bool:
+        """Notes the addresses of pods: what is missing at the next start was freed while no agent ran. Whether that was written."""
+        return self._write("used", _lines(used))
 
     def note_used(self, more: Iterable[Address]) -> None:
         """Adds addresses to those noted, at once: an agent may end right after its answer, and the pod before the next one runs."""
         path = self.path / "used"
         try:
-            with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "wb", buffering=0) as file:
+            with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "wb") as file:
                 file.write(_lines(more))
         except OSError as error:
             self._tell(path, error)
@@ -95,13 +98,14 @@ class RunFolder:
         self._write(self.ready_marker.name, b"")
         return True
 
-    def _write(self, name: str, content: bytes) -> None:
+    def _write(self, name: str, content: bytes) -> bool:
         try:
             write_atomically(self.path / name, content)
         except OSError as error:
             self._tell(self.path / name, error)
-        else:
-            self.problem = ""
+            return False
+        self.problem = ""
+        return True
 
     def _tell(self, path: Path, error: OSError) -> None:
         self.problem = f"{path}: {error.strerror or error}"

@@ -113,10 +113,11 @@ class Ledger:
         """Addresses whose time of rest is over; they stay at rest until `end_rest`, so that their connections go first."""
         return tuple(address for address, until in self._resting.items() if until <= now)
 
-    def end_rest(self, addresses: Iterable[Address]) -> None:
-        """Makes addresses free that have rested."""
+    def end_rest(self, addresses: Iterable[Address], now: float) -> None:
+        """Makes those of the addresses free that had rested at `now`: one that was used meanwhile rests anew."""
         for address in addresses:
-            self._resting.pop(address, None)
+            if self._resting.get(address, now) <= now:
+                self._resting.pop(address, None)
 
     def is_known(self, key: Key) -> bool:
         """Whether the attachment has addresses."""

@@ -55,7 +55,8 @@ class PodEffects:
         state = self._state
         links = await self.links()
         until = state.clock() + REST_SECONDS
-        rests = {**dict.fromkeys(state.folder.load_used(), until), **state.folder.load_resting()}
+        # An address that was given out before it had rested is in both: its last pod counts.
+        rests = {**state.folder.load_resting(), **dict.fromkeys(state.folder.load_used(), until)}
         state.ledger.adopt(links, rests)
         state.folder.store_resting(state.ledger.resting)
         self._note_used()
@@ -63,8 +64,7 @@ class PodEffects:
 
     def _note_used(self) -> None:
         used = frozenset(self._state.ledger.used)
-        if used != self._noted:
-            self._state.folder.store_used(used)
+        if used != self._noted and self._state.folder.store_used(used):
             self._noted = used
 
     async def sweep(self) -> None:
@@ -81,11 +81,12 @@ class PodEffects:
 
     async def _end_rests(self) -> None:
         state = self._state
-        rested = state.ledger.rested(state.clock())
+        now = state.clock()
+        rested = state.ledger.rested(now)
         if not rested:
             return
         await self.forget(rested)
-        state.ledger.end_rest(rested)
+        state.ledger.end_rest(rested, now)
         state.folder.store_resting(state.ledger.resting)
         state.blocks_changed.ring()
         # An empty block may be given back now.
@@ -166,7 +167,13 @@ class PodEffects:
             if self._to_forget.isdisjoint(addresses):
                 return
             batch, self._to_forget = tuple(self._to_forget), set()
-            await self._on(self._removing, functools.partial(_forget, batch))
+            work = asyncio.ensure_future(self._on(self._removing, functools.partial(_forget, batch)))
+            try:
+                await asyncio.shield(work)
+            except asyncio.CancelledError:
+                # The thread can't be stopped, and others wait for what it forgets.
+                await asyncio.wait([work])
+                raise
 
     async def problems(self, netns: int, attachment: Attachment, mtu: int) -> list[str]:
         """See `PodKernel.problems`."""

@@ -1,6 +1,7 @@
 """Additions and deletions by the agent's own code in a real kernel (`controller.agent.attach`, `controller.agent.pods`)."""
 
 import asyncio
+import ipaddress
 import json
 import threading
 from collections.abc import Awaitable
@@ -27,6 +28,7 @@ from controller.cni.request import Pod as PodName
 from controller.cni.result import SUPPORTED_VERSIONS, CniError, ErrorCode, Success, rendered_success
 from controller.kernel import pods
 from controller.kernel.values import PodLink
+from controller.plan.addresses import REST_SECONDS
 from controller.plan.node import Local, Snapshot, plan_node
 from controller.plan.speaking import Surroundings
 
@@ -47,8 +49,8 @@ POOLS = (
 class Agent:
     """Those parts of an agent that serve CNI calls, in the world's node; makes its threads in that namespace."""
 
-    def __init__(self, folder: Path, blocks: tuple[BlockGrant, ...] = BLOCKS) -> None:
-        self.state = State("n0", RunFolder(folder), lambda: 100.0)
+    def __init__(self, folder: Path, blocks: tuple[BlockGrant, ...] = BLOCKS, now: float = 100.0) -> None:
+        self.state = State("n0", RunFolder(folder), lambda: now)
         spec = NodeNetworkSpec(node=NodeReference(name="n0"), addresses=("192.0.2.10", "2001:db8:1::10"), blocks=blocks)
         self.state.snapshot = Snapshot(
             node=NodeNetwork(metadata=Metadata(name="n0"), spec=spec),
@@ -198,6 +200,39 @@ def test_an_address_freed_without_an_agent_rests_however_soon_after_its_addition
 
     run(former, before())
     run(agent, after())
+
+
+def test_an_address_that_had_not_rested_and_was_used_again_rests_anew_when_its_pod_goes_without_an_agent(
+    world: World, tmp_path: Path
+) -> None:
+    former, agent = Agent(tmp_path), Agent(tmp_path, now=1000.0)
+    one, two = world.unwired_pod(), world.unwired_pod()
+
+    async def before() -> None:
+        await former.ask(Command.ADD, one)
+        await former.ask(Command.DEL, one)
+        assert len(former.state.folder.load_resting()) == 2
+        await former.ask(Command.ADD, two)
+        assert not former.state.ledger.resting
+
+    async def after() -> None:
+        (link,) = pods.read_pods()
+        pods.unwire_pod(link.name)
+        await agent.effects.adopt()
+        assert set(agent.state.ledger.resting.values()) == {1000.0 + REST_SECONDS}
+        assert len(agent.state.ledger.resting) == 2
+
+    run(former, before())
+    run(agent, after())
+
+
+def test_what_was_noted_before_a_line_cut_short_is_known(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    noted = frozenset(map(ipaddress.ip_address, ("10.1.0.1", "fd00:1::1")))
+    folder.note_used(noted)
+    with (tmp_path / "used").open("a") as file:
+        file.write("10.1.")
+    assert folder.load_used() == noted
 
 
 def is_of(link: PodLink, pod: Pod) -> bool:

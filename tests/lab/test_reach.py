@@ -57,7 +57,7 @@ def unreached_from(enter: list[str], targets: list[str], mtu: int) -> list[str]:
         f"ping -c1 -W2 -M do -s {mtu - HEADERS[6 if ':' in target else 4]} {target} >/dev/null || echo {target}"
         for target in targets
     ]
-    return run([*enter, "sh", "-c", "; ".join(pings)], capture_output=True, text=True, check=False).stdout.split()
+    return run([*enter, "sh", "-c", "; ".join(pings)], capture_output=True, text=True, check=True).stdout.split()
 
 
 @pytest.mark.parametrize("family", [4, 6])

@@ -109,11 +109,25 @@ def test_an_address_is_chosen_again_once_its_rest_is_over() -> None:
     ledger.unlinked(host_interface_name("a", "eth0"))
     assert ledger.resting == {first.addresses[0]: 100 + REST_SECONDS}
     assert ledger.rested(100 + REST_SECONDS - 1) == ()
-    ledger.end_rest(ledger.rested(100 + REST_SECONDS))
+    ledger.end_rest(ledger.rested(100 + REST_SECONDS), 100 + REST_SECONDS)
     again = ledger.assign(("c", "eth0"), blocks)
     assert isinstance(again, Assigned)
     assert again.addresses == first.addresses
     assert ledger.yielded == 0
+
+
+def test_an_address_that_was_used_and_released_while_its_rest_was_being_ended_rests_anew() -> None:
+    ledger = Ledger()
+    blocks = (BlockGrant(cidr="10.244.0.0/32", uid="u", pool="p"),)
+    for pod, released in (("a", 100), ("b", 130)):
+        assert isinstance(ledger.assign((pod, "eth0"), blocks), Assigned)
+        ledger.release((pod, "eth0"), released)
+        ledger.unlinked(host_interface_name(pod, "eth0"))
+    address = ipaddress.ip_address("10.244.0.0")
+    ledger.end_rest([address], 100 + REST_SECONDS)
+    assert ledger.resting == {address: 130 + REST_SECONDS}
+    ledger.end_rest([address], 130 + REST_SECONDS)
+    assert ledger.resting == {}
 
 
 def test_every_family_is_given_or_none_is_taken() -> None:
@@ -252,7 +266,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(seconds=st.floats(0, 40))
     def wait(self, seconds: float) -> None:
         self.now += seconds
-        self.ledger.end_rest(self.ledger.rested(self.now))
+        self.ledger.end_rest(self.ledger.rested(self.now), self.now)
 
     @invariant()
     def no_address_is_on_two_veths_and_each_is_used_or_rests_or_is_free(self) -> None:
