@@ -1,14 +1,18 @@
 """What stands on objects that do not decode, and of which no good version is known, stays as it was. Pure.
 
 That an object can't be read is no word about what it says. After a restart of the operator there is no last good version either, so
-what followed from such an object is taken over from what stands in the NodeNetworks and in the ClusterNetwork. Called by
+what followed from such an object is taken over from what stands in the NodeNetworks and in the ClusterNetwork. So it is with the
+sessions of nodes whose Node is away: deleted within the grace period, or made anew and not reported by its kubelet yet. Called by
 `controller.plan.operator`, `blocks`, `claims` and `pools`.
 """
 
+from collections.abc import Set as AbstractSet
+
 import msgspec
 
+from controller.api.bgpconfiguration import BGPConfigurationSpec
 from controller.api.bgppeer import BGPPeer
-from controller.api.clusternetwork import ClusterNetworkSpec
+from controller.api.clusternetwork import ClusterNetworkSpec, MeshMember
 from controller.api.fields import MOST_SESSIONS
 from controller.api.ipblock import IPBlock, block_name, network_of_name
 from controller.api.ippool import IPPool
@@ -45,16 +49,36 @@ def kept_grants(inventory: Inventory, network: NodeNetwork) -> tuple[BlockGrant,
 
 
 def with_kept_sessions(
-    inventory: Inventory, network: NodeNetwork, sessions: tuple[SessionSpec, ...]
+    inventory: Inventory, network: NodeNetwork, sessions: tuple[SessionSpec, ...], away: AbstractSet[str]
 ) -> tuple[SessionSpec, ...]:
-    """The node's sessions, and those that it has by a BGPPeer, or with a Node, that can't be read."""
+    """The node's sessions, and those that it has by a BGPPeer or with a Node that can't be read, or with a node that is `away`."""
     peers, nodes = inventory.unknown_of(BGPPeer), inventory.unknown_of(Node)
-    if not peers and not nodes:
+    if not peers and not nodes and not away:
         return sessions
     served = {session.address for session in sessions}
-    kept = [each for each in network.spec.sessions if each.peer in peers or each.node in nodes]
+    wanted = {peer.metadata.name for peer in inventory.peers if not peer.spec.shutdown}
+    kept = [
+        each
+        for each in network.spec.sessions
+        if each.peer in peers or each.node in nodes or (each.node in away and each.peer in wanted)
+    ]
     every = (*sessions, *(each for each in kept if each.address not in served and address_of(each.address)))
     return tuple(sorted(every[:MOST_SESSIONS], key=lambda each: address_key(each.address)))
+
+
+def with_kept_members(
+    configuration: BGPConfigurationSpec, spec: ClusterNetworkSpec, old: ClusterNetworkSpec, away: AbstractSet[str]
+) -> ClusterNetworkSpec:
+    """The mesh with nodes that are `away`, by the addresses that they had in it and that no other node has now."""
+    if configuration.node_mesh == "Disabled" or not away:
+        return spec
+    present, taken = {member.node for member in spec.mesh}, set(spec.node_addresses)
+    mesh = list(spec.mesh)
+    for member in old.mesh:
+        addresses = tuple(address for address in member.addresses if address not in taken)
+        if member.node in away and member.node not in present and addresses:
+            mesh.append(MeshMember(node=member.node, addresses=addresses, as_number=configuration.as_number))
+    return msgspec.structs.replace(spec, mesh=tuple(sorted(mesh, key=lambda each: each.node)))
 
 
 def with_kept_parts(inventory: Inventory, spec: ClusterNetworkSpec, old: ClusterNetworkSpec) -> ClusterNetworkSpec:

@@ -23,7 +23,7 @@ from controller.plan.blocks import BlockPlan, Ground, plan_blocks
 from controller.plan.cidrs import network_of
 from controller.plan.cluster import cluster_network_spec
 from controller.plan.inventory import Inventory, Key, Memory, Moment
-from controller.plan.keeping import kept_grants, with_kept_parts, with_kept_sessions
+from controller.plan.keeping import kept_grants, with_kept_members, with_kept_parts, with_kept_sessions
 from controller.plan.nodes import NodeFacts, NodePart, internal_addresses, node_facts, node_network_spec, router_ids
 from controller.plan.peers import Peering, plan_peering
 from controller.plan.pools import FINALIZER, is_selecting, pool_verdicts, reserved_inside, reserved_networks
@@ -68,7 +68,7 @@ def operator_plan(inventory: Inventory, memory: Memory, moment: Moment) -> Opera
     blocks = plan_blocks(ground)
     peering = plan_peering(inventory, facts)
     creates, updates, deletes = _networks(ground, blocks, peering)
-    cluster = _cluster(ground, peering)
+    cluster = _cluster(ground, blocks, peering)
     return _readable(
         inventory.invalid,
         OperatorPlan(
@@ -172,16 +172,17 @@ def _networks(
     identifiers = router_ids(ground.facts)
     grants = _grants(ground)
     configuration = ground.inventory.configuration.spec
+    away = _away(ground, plan)
     creates: list[Resource] = []
     updates: list[Resource] = []
     for name, facts in ground.facts.items():
         existing = ground.networks.get(name)
-        if existing is None and not internal_addresses(facts.node):
-            # Its kubelet has not reported yet. An agent that has an object of before keeps to that until there is another.
+        if _is_silent(ground, facts):
+            # An agent that has an object of before keeps to that until there is another.
             continue
         sessions = peering.sessions.get(name, ())
         if existing is not None:
-            sessions = with_kept_sessions(ground.inventory, existing, sessions)
+            sessions = with_kept_sessions(ground.inventory, existing, sessions, away)
         part = NodePart(
             router_id=identifiers[name],
             pools=_selecting(ground, facts),
@@ -199,6 +200,17 @@ def _networks(
             updates.append(msgspec.structs.replace(existing, metadata=metadata, spec=spec))
     deletes = [network for network in ground.inventory.networks if network.metadata.name in plan.lost_nodes]
     return creates, updates, list(deletes)
+
+
+def _is_silent(ground: Ground, facts: NodeFacts) -> bool:
+    """Whether nothing says the node's addresses: its Node is new, and its kubelet has not reported yet."""
+    return facts.name not in ground.networks and not internal_addresses(facts.node)
+
+
+def _away(ground: Ground, plan: BlockPlan) -> frozenset[str]:
+    """Nodes whose machines may run on as they did, though there is no Node, or a silent one."""
+    silent = {name for name, facts in ground.facts.items() if _is_silent(ground, facts)}
+    return frozenset(silent.union(plan.absent.gone, plan.absent.orphans))
 
 
 def _selecting(ground: Ground, facts: NodeFacts) -> tuple[str, ...] | None:
@@ -236,11 +248,12 @@ def _grant(block: IPBlock, ground: Ground) -> BlockGrant:
     )
 
 
-def _cluster(ground: Ground, peering: Peering) -> list[ClusterNetwork]:
+def _cluster(ground: Ground, plan: BlockPlan, peering: Peering) -> list[ClusterNetwork]:
     """ClusterNetwork `default` if it is not there or not as it should be."""
     spec = cluster_network_spec(ground.inventory, ground.facts, ground.verdicts, peering)
     existing = next((each for each in ground.inventory.clusters if each.metadata.name == "default"), None)
     if existing is None:
         return [ClusterNetwork(metadata=Metadata(name="default"), spec=spec)]
+    spec = with_kept_members(ground.inventory.configuration.spec, spec, existing.spec, _away(ground, plan))
     spec = with_kept_parts(ground.inventory, spec, existing.spec)
     return [] if existing.spec == spec else [msgspec.structs.replace(existing, spec=spec)]
