@@ -2,7 +2,7 @@
 
 import ipaddress
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -82,21 +82,28 @@ def no_node_selected(lab: Lab) -> bool:
 def test_a_node_that_is_deleted_and_comes_back_has_its_blocks_and_its_pod_feels_nothing(lab: Lab) -> None:
     first, *_, last = lab.topology.node_names
     with pods_on(lab, [first, last], "readded") as (one, other):
-        before, uid = blocks_of(lab, last), node_uid(lab, last)
+        before = blocks_of(lab, last)
         assert len(before) >= 2
         with undisturbed(lab, [one, other]):
-            lab.kubectl("delete", "node", last)
-            eventually(lambda: nodenetwork_uid(lab, last) == "", 30, "the NodeNetwork goes with its Node")
-            apply(lab, node_object(last, lab.topology, "podroute"))
-            eventually(lambda: node_uid(lab, last) not in ("", uid), 10, "another Node of the name is there")
-            new_agent(lab, last)
-            eventually(lambda: nodenetwork_uid(lab, last) != "", 40, "its NodeNetwork is there again")
+            delete_and_make_anew(lab, last)
             eventually(lambda: is_ready(lab, last), 40, lambda: lab.kubectl("describe", "node", last)[-2000:])
             eventually(lambda: granted(lab, last) == before, 30, lambda: f"{granted(lab, last)} as before: {before}")
         assert blocks_of(lab, last) == before
         assert still_there(lab, other)
         (address,) = address_from(lab, last, "pods-v4", "after-readding")
         assert any(ipaddress.ip_address(address) in ipaddress.ip_network(cidr) for cidr in before)
+
+
+def delete_and_make_anew(lab: Lab, node: str, is_missed: Callable[[], bool] = lambda: True) -> None:
+    """Deletes the Node; once its NodeNetwork is gone, too, and it is missed, it comes back with an agent of its own."""
+    uid = node_uid(lab, node)
+    lab.kubectl("delete", "node", node)
+    eventually(lambda: nodenetwork_uid(lab, node) == "", 30, "the NodeNetwork goes with its Node")
+    eventually(is_missed, 30, "the operator misses the Node")
+    apply(lab, node_object(node, lab.topology, "podroute"))
+    eventually(lambda: node_uid(lab, node) not in ("", uid), 10, "another Node of the name is there")
+    new_agent(lab, node)
+    eventually(lambda: nodenetwork_uid(lab, node) != "", 40, "its NodeNetwork is there again")
 
 
 def new_agent(lab: Lab, node: str) -> None:

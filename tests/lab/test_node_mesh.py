@@ -11,7 +11,10 @@ from host_state import need_root
 from refused_inputs import body
 from router_tables import kernel_routes, node_blocks
 from seen_source import place_of, source_seen
+from test_node_changes import delete_and_make_anew
+from test_power import is_ready
 from told import told_on
+from traffic import Traffic
 from workloads import apply, eventually, pods_on
 
 from controller.lab.cluster import Lab
@@ -121,6 +124,21 @@ def test_what_a_pod_sends_out_of_the_cluster_goes_by_the_nodes_address(mesh: Lab
         assert source_seen(pod.place, neighbour.place, family) == pod.place.address(family)
 
 
+@pytest.mark.timeout(200)
+def test_a_node_that_is_deleted_and_comes_back_stays_in_the_mesh_and_its_pod_feels_nothing(mesh: Lab) -> None:
+    first, *_, last = mesh.topology.node_names
+    with pods_on(mesh, [first, last], "readded") as (one, other):
+        before, between = node_blocks(mesh), ports(mesh, first, [last])
+        with Traffic([(one.place, other.place)]) as traffic:
+            delete_and_make_anew(mesh, last, lambda: members(mesh) == len(mesh.topology.node_names) - 1)
+            eventually(lambda: is_ready(mesh, last), 40, lambda: mesh.kubectl("describe", "node", last)[-2000:])
+            eventually(lambda: node_blocks(mesh) == before, 30, lambda: f"{node_blocks(mesh)} as before: {before}")
+        traffic.assert_no_loss()
+        assert len(between) == 2
+        assert ports(mesh, first, [last]) == between
+        assert routes_are_the_blocks(mesh, mesh.topology.node_names), told(mesh, mesh.topology.node_names)
+
+
 def test_a_node_that_leaves_the_mesh_is_forgotten_by_the_others_and_comes_back(mesh: Lab) -> None:
     (*stay, leaver) = mesh.topology.node_names
     names = mesh.topology.node_names
@@ -135,11 +153,15 @@ def test_a_node_that_leaves_the_mesh_is_forgotten_by_the_others_and_comes_back(m
     try:
         apply(mesh, *away)
         eventually(lambda: routes_are_the_blocks(mesh, tuple(stay)), 30, lambda: told(mesh, tuple(stay)))
-        assert mesh.get("bgpconfiguration", "default")["status"]["meshMembers"] == len(stay)
+        assert members(mesh) == len(stay)
     finally:
         mesh.kubectl("delete", "bgppeer", "away-0", "away-1", "--ignore-not-found")
     eventually(lambda: routes_are_the_blocks(mesh, names), 30, lambda: told(mesh, names))
     assert {node: ports(mesh, node, stay) for node in stay} == between, "sessions between those who stayed went on"
+
+
+def members(lab: Lab) -> int:
+    return int(lab.get("bgpconfiguration", "default")["status"]["meshMembers"])
 
 
 def ports(lab: Lab, node: str, others: list[str]) -> set[str]:
