@@ -78,9 +78,9 @@ class RunFolder:
                     found.add(ipaddress.ip_address(line))
         return frozenset(found)
 
-    def store_used(self, used: Iterable[Address]) -> bool:
-        """Notes the addresses of pods: what is missing at the next start was freed while no agent ran. Whether that was written."""
-        return self._write("used", _lines(used))
+    def store_used(self, used: Iterable[Address]) -> None:
+        """Notes the addresses of pods: what is missing at the next start was freed while no agent ran."""
+        self._write("used", _lines(used))
 
     def note_used(self, more: Iterable[Address]) -> None:
         """Adds addresses to those noted, at once: an agent may end right after its answer, and the pod before the next one runs."""
@@ -98,14 +98,13 @@ class RunFolder:
         self._write(self.ready_marker.name, b"")
         return True
 
-    def _write(self, name: str, content: bytes) -> bool:
+    def _write(self, name: str, content: bytes) -> None:
         try:
             write_atomically(self.path / name, content)
         except OSError as error:
             self._tell(self.path / name, error)
-            return False
-        self.problem = ""
-        return True
+        else:
+            self.problem = ""
 
     def _tell(self, path: Path, error: OSError) -> None:
         self.problem = f"{path}: {error.strerror or error}"

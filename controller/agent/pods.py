@@ -37,7 +37,6 @@ class PodEffects:
         self._wiring = ThreadPoolExecutor(1, "wiring")
         self._removing = ThreadPoolExecutor(4, "removing")
         self._to_forget: set[Address] = set()
-        self._noted: frozenset[Address] = frozenset()
         self._forgetting = asyncio.Lock()
         # Removals under way, by the link's name: an addition of the same container gets a link of the same name.
         self._leaving: dict[str, Future[bool]] = {}
@@ -64,8 +63,9 @@ class PodEffects:
 
     def _note_used(self) -> None:
         used = frozenset(self._state.ledger.used)
-        if used != self._noted and self._state.folder.store_used(used):
-            self._noted = used
+        # Additions are noted one by one: the file is asked, or what came and went between two looks would stay in it.
+        if used != self._state.folder.load_used():
+            self._state.folder.store_used(used)
 
     async def sweep(self) -> None:
         """The task that ends rests and removes veths that belong to nobody; runs until cancelled."""

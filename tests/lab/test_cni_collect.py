@@ -43,7 +43,7 @@ def test_collection_removes_what_the_runtime_no_longer_lists_and_leaves_running_
             lab.netns_exec(NODE, ["ping", "-c1", "-W2", address])
         used = [address for _, _, addresses in node_veths(lab, NODE) for address in addresses]
         assert not set(gone.addresses) & set(used)
-        # The container's own namespace is there still: it may be attached anew, with addresses that rested.
+        # The container's own namespace is there still: it may be attached anew, with others, since its own rest.
         again = lost.call("ADD")
         assert again.exit_code == 0, again.said
         assert not set(again.addresses) & set(gone.addresses)
