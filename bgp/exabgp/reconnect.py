@@ -18,7 +18,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-LONGEST_SECONDS = 5
+LONGEST_SECONDS = 3
 
 
 def bound_reconnect_delay() -> None:
@@ -34,8 +34,8 @@ def bound_reconnect_delay() -> None:
     Delay.increase = increase
 
 
-# Repetitions of a SYN, after one and two more seconds; the attempt fails four seconds later, and the next one begins.
-SYN_REPETITIONS = 2
+# Repetitions of a SYN, after a second; the attempt fails two seconds later, and the next one begins.
+SYN_REPETITIONS = 1
 
 
 def bound_connecting() -> None:

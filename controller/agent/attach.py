@@ -229,9 +229,9 @@ class Attachments:
     def _delete(self, key: Key) -> None:
         """Unknown attachments are deleted, too: DEL must succeed however often it comes."""
         state = self._state
-        if state.ledger.release(key, state.clock()):
+        if addresses := state.ledger.release(key, state.clock()):
             # Before the veth goes: an agent that ends here finds the addresses in the kernel or in the file.
-            state.folder.store_resting(state.ledger.resting)
+            state.folder.note_resting({address: state.ledger.resting[address] for address in addresses})
             state.report.ring()
         self._kernel.remove_later(host_interface_name(*key))
 

@@ -58,24 +58,29 @@ class RunFolder:
         self._write("snapshot.json", msgspec.json.encode(snapshot))
 
     def load_resting(self) -> dict[Address, float]:
-        """Addresses at rest and until when (CLOCK_MONOTONIC seconds); empty if there is no file."""
-        try:
-            stored = msgspec.json.decode((self.path / "resting.json").read_bytes(), type=dict[str, float])
-            return {ipaddress.ip_address(address): until for address, until in stored.items()}
-        except (OSError, ValueError, msgspec.DecodeError):
-            return {}
+        """Addresses at rest and until when (CLOCK_MONOTONIC seconds), by the last line of each; empty if there is no file."""
+        found = {}
+        for line in self._lines_of("resting"):
+            # A line cut short, or an older agent's, is passed over.
+            with contextlib.suppress(ValueError):
+                address, until = line.split()
+                found[ipaddress.ip_address(address)] = float(until)
+        return found
 
     def store_resting(self, resting: Mapping[Address, float]) -> None:
         """Keeps the rests for the next start."""
-        self._write("resting.json", msgspec.json.encode({str(a): until for a, until in resting.items()}))
+        self._write("resting", _rests(resting))
+
+    def note_resting(self, more: Mapping[Address, float]) -> None:
+        """Adds rests to those kept: a line for each, since thousands may be at rest while pods come and go."""
+        self._append("resting", _rests(more))
 
     def load_used(self) -> frozenset[Address]:
         """Addresses that pods had when they were last noted; empty if there is no file. A line cut short is passed over."""
         found = set()
-        with contextlib.suppress(OSError):
-            for line in (self.path / "used").read_text().split():
-                with contextlib.suppress(ValueError):
-                    found.add(ipaddress.ip_address(line))
+        for line in self._lines_of("used"):
+            with contextlib.suppress(ValueError):
+                found.add(ipaddress.ip_address(line))
         return frozenset(found)
 
     def store_used(self, used: Iterable[Address]) -> None:
@@ -84,12 +89,7 @@ class RunFolder:
 
     def note_used(self, more: Iterable[Address]) -> None:
         """Adds addresses to those noted, at once: an agent may end right after its answer, and the pod before the next one runs."""
-        path = self.path / "used"
-        try:
-            with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "wb") as file:
-                file.write(_lines(more))
-        except OSError as error:
-            self._tell(path, error)
+        self._append("used", _lines(more))
 
     def mark_ready(self) -> bool:
         """Writes the marker; False if it was there."""
@@ -97,6 +97,20 @@ class RunFolder:
             return False
         self._write(self.ready_marker.name, b"")
         return True
+
+    def _lines_of(self, name: str) -> list[str]:
+        try:
+            return (self.path / name).read_text().splitlines()
+        except OSError:
+            return []
+
+    def _append(self, name: str, content: bytes) -> None:
+        path = self.path / name
+        try:
+            with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "wb") as file:
+                file.write(content)
+        except OSError as error:
+            self._tell(path, error)
 
     def _write(self, name: str, content: bytes) -> None:
         try:
@@ -109,6 +123,10 @@ class RunFolder:
     def _tell(self, path: Path, error: OSError) -> None:
         self.problem = f"{path}: {error.strerror or error}"
         log.error("%s", self.problem)
+
+
+def _rests(resting: Mapping[Address, float]) -> bytes:
+    return "".join(f"{address} {until}\n" for address, until in resting.items()).encode()
 
 
 def _lines(addresses: Iterable[Address]) -> bytes:

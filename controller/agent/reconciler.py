@@ -208,9 +208,9 @@ class Reconciler:
             index = wired.get(name)
             if index is not None and state.wired.get(name) == index and (name, index) not in present:
                 del state.wired[name]
-                state.ledger.release(key, state.clock())
+                released = state.ledger.release(key, state.clock())
                 state.ledger.unlinked(name)
-                state.folder.store_resting(state.ledger.resting)
+                state.folder.note_resting({address: state.ledger.resting[address] for address in released})
                 state.blocks_changed.ring()
 
     def _write(

@@ -3,7 +3,6 @@
 Pure. The agent (`controller.agent.ledger`) keeps what is used and asks here; nothing in it asks the API server.
 """
 
-import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from enum import StrEnum
 from controller.api.clusternetwork import ClusterNetworkSpec
 from controller.api.nodenetwork import BlockGrant, NodeNetworkSpec
 from controller.api.objects import Address, Family, family_of
+from controller.plan.cidrs import network_of
 
 # Seconds that an address rests after its pod is gone, before another pod gets it: what still comes for the old pod
 # (half-open connections, caches) then finds nobody.
@@ -78,14 +78,14 @@ def choose(blocks: Sequence[BlockGrant], occupied: Occupied, after: Mapping[str,
     if tired is not None:
         return tired
     names = ", ".join(block.cidr for block in active)
-    if any(address in ipaddress.ip_network(block.cidr) for block in active for address in occupied.linked):
+    if any(address in network_of(block.cidr) for block in active for address in occupied.linked):
         return Refusal(NoAddress.LEAVING, f"every address of {names} is in use or on a veth that is being removed")
     return Refusal(NoAddress.EXHAUSTED, f"every address of {names} is in use or reserved")
 
 
 def _next_free(block: BlockGrant, occupied: Occupied, after: Address | None) -> Address | None:
-    network = ipaddress.ip_network(block.cidr)
-    reserved = [ipaddress.ip_network(cidr) for cidr in block.reserved]
+    network = network_of(block.cidr)
+    reserved = [network_of(cidr) for cidr in block.reserved]
     size = network.num_addresses
     start = 0 if after is None else int(after) - int(network.network_address) + 1
     for step in range(size):
@@ -96,7 +96,7 @@ def _next_free(block: BlockGrant, occupied: Occupied, after: Address | None) -> 
 
 
 def _longest_rested(active: Sequence[BlockGrant], occupied: Occupied) -> Choice | None:
-    networks = [(ipaddress.ip_network(block.cidr), block) for block in active]
+    networks = [(network_of(block.cidr), block) for block in active]
     for address, _ in sorted(occupied.resting.items(), key=lambda item: item[1]):
         block = next((block for network, block in networks if address in network), None)
         is_held = address in occupied.used or address in occupied.linked
@@ -108,7 +108,7 @@ def _longest_rested(active: Sequence[BlockGrant], occupied: Occupied) -> Choice 
 
 def is_reserved(address: Address, block: BlockGrant) -> bool:
     """Whether an IPReservation keeps the address from pods."""
-    return any(address in ipaddress.ip_network(cidr) for cidr in block.reserved)
+    return any(address in network_of(cidr) for cidr in block.reserved)
 
 
 def families_of(blocks: Iterable[BlockGrant]) -> tuple[Family, ...]:
@@ -174,7 +174,7 @@ def serving(blocks: Iterable[BlockGrant], eligible: AbstractSet[str]) -> tuple[B
 
 def occupancy(blocks: Iterable[BlockGrant], addresses: Iterable[Address]) -> dict[str, int]:
     """How many of `addresses` lie in each block, by its CIDR; empty blocks are there with 0."""
-    networks = {ipaddress.ip_network(block.cidr): block.cidr for block in blocks}
+    networks = {network_of(block.cidr): block.cidr for block in blocks}
     counts = dict.fromkeys(networks.values(), 0)
     # As numbers: the agent counts hundreds of addresses after every pod.
     shifts: dict[int, set[int]] = {4: set(), 6: set()}
@@ -193,5 +193,5 @@ def occupancy(blocks: Iterable[BlockGrant], addresses: Iterable[Address]) -> dic
 
 
 def _network_key(block: BlockGrant) -> tuple[int, int]:
-    network = ipaddress.ip_network(block.cidr)
+    network = network_of(block.cidr)
     return network.version, int(network.network_address)

@@ -69,16 +69,23 @@ def with_kept_sessions(
 def with_kept_members(
     configuration: BGPConfigurationSpec, spec: ClusterNetworkSpec, old: ClusterNetworkSpec, away: AbstractSet[str]
 ) -> ClusterNetworkSpec:
-    """The mesh with nodes that are `away`, by the addresses that they had in it and that no other node has now."""
+    """The mesh with nodes that are `away`, by the addresses that they had in it and that no other node has now.
+
+    These are nodes' addresses still: pods are not masqueraded towards them, and no neighbour's route to them is believed.
+    """
     if configuration.node_mesh == "Disabled" or not away:
         return spec
     present, taken = {member.node for member in spec.mesh}, set(spec.node_addresses)
-    mesh = list(spec.mesh)
+    kept = []
     for member in old.mesh:
         addresses = tuple(address for address in member.addresses if address not in taken)
         if member.node in away and member.node not in present and addresses:
-            mesh.append(MeshMember(node=member.node, addresses=addresses, as_number=configuration.as_number))
-    return msgspec.structs.replace(spec, mesh=tuple(sorted(mesh, key=lambda each: each.node)))
+            kept.append(MeshMember(node=member.node, addresses=addresses, as_number=configuration.as_number))
+    return msgspec.structs.replace(
+        spec,
+        mesh=tuple(sorted((*spec.mesh, *kept), key=lambda each: each.node)),
+        node_addresses=tuple(sorted(taken.union(*(member.addresses for member in kept)))),
+    )
 
 
 def with_kept_parts(inventory: Inventory, spec: ClusterNetworkSpec, old: ClusterNetworkSpec) -> ClusterNetworkSpec:

@@ -7,6 +7,7 @@ from others' UIDs (a NodeNetwork from its new IPBlocks) come with the next plan.
 """
 
 from collections import defaultdict
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -67,8 +68,10 @@ def operator_plan(inventory: Inventory, memory: Memory, moment: Moment) -> Opera
     ground = Ground(inventory, facts, pool_verdicts(inventory), memory, moment, reserved, misreports)
     blocks = plan_blocks(ground)
     peering = plan_peering(inventory, facts)
-    creates, updates, deletes = _networks(ground, blocks, peering)
-    cluster = _cluster(ground, blocks, peering)
+    away = _away(ground, blocks)
+    creates, updates = _networks(ground, away, peering)
+    deletes = [network for network in ground.inventory.networks if network.metadata.name in blocks.lost_nodes]
+    cluster = _cluster(ground, away, peering)
     return _readable(
         inventory.invalid,
         OperatorPlan(
@@ -165,14 +168,11 @@ def _finalizers(ground: Ground) -> list[IPPool]:
     return changed
 
 
-def _networks(
-    ground: Ground, plan: BlockPlan, peering: Peering
-) -> tuple[list[Resource], list[Resource], list[Resource]]:
-    """NodeNetworks to create, to update and to delete."""
+def _networks(ground: Ground, away: AbstractSet[str], peering: Peering) -> tuple[list[Resource], list[Resource]]:
+    """NodeNetworks to create and to update."""
     identifiers = router_ids(ground.facts)
     grants = _grants(ground)
     configuration = ground.inventory.configuration.spec
-    away = _away(ground, plan)
     creates: list[Resource] = []
     updates: list[Resource] = []
     for name, facts in ground.facts.items():
@@ -198,8 +198,7 @@ def _networks(
         elif existing.spec != spec or existing.metadata.owner_references != owners:
             metadata = msgspec.structs.replace(existing.metadata, owner_references=owners)
             updates.append(msgspec.structs.replace(existing, metadata=metadata, spec=spec))
-    deletes = [network for network in ground.inventory.networks if network.metadata.name in plan.lost_nodes]
-    return creates, updates, list(deletes)
+    return creates, updates
 
 
 def _is_silent(ground: Ground, facts: NodeFacts) -> bool:
@@ -248,12 +247,12 @@ def _grant(block: IPBlock, ground: Ground) -> BlockGrant:
     )
 
 
-def _cluster(ground: Ground, plan: BlockPlan, peering: Peering) -> list[ClusterNetwork]:
+def _cluster(ground: Ground, away: AbstractSet[str], peering: Peering) -> list[ClusterNetwork]:
     """ClusterNetwork `default` if it is not there or not as it should be."""
     spec = cluster_network_spec(ground.inventory, ground.facts, ground.verdicts, peering)
     existing = next((each for each in ground.inventory.clusters if each.metadata.name == "default"), None)
     if existing is None:
         return [ClusterNetwork(metadata=Metadata(name="default"), spec=spec)]
-    spec = with_kept_members(ground.inventory.configuration.spec, spec, existing.spec, _away(ground, plan))
+    spec = with_kept_members(ground.inventory.configuration.spec, spec, existing.spec, away)
     spec = with_kept_parts(ground.inventory, spec, existing.spec)
     return [] if existing.spec == spec else [msgspec.structs.replace(existing, spec=spec)]

@@ -170,6 +170,17 @@ def many_at_once(callers: list[Caller], rounds: int, count: int) -> dict[str, di
     return figures
 
 
+def only_asked(callers: list[Caller], rounds: int, warm_up: int) -> dict[str, dict[str, list[float]]]:
+    """VERSION with every plugin in turn: the process and the way to the agent and back, without any work."""
+    figures: dict[str, dict[str, list[float]]] = {c.plugin.name: {"VERSION": []} for c in callers}
+    for number in range(warm_up + rounds):
+        for caller in callers:
+            asked = caller.one("VERSION", _container(caller, number))
+            if number >= warm_up:
+                figures[caller.plugin.name]["VERSION"].append(asked.seconds)
+    return figures
+
+
 def _container(caller: Caller, number: int) -> str:
     return f"bench-{caller.plugin.name}-{number}"
 
@@ -187,7 +198,12 @@ def main() -> None:
     try:
         batch.write_text("".join(f"netns add {container}\n" for container in containers))
         subprocess.run(["ip", "-batch", batch], check=True)
-        figures = many_at_once(callers, rounds, at_once) if at_once else one_after_the_other(callers, rounds, warm_up)
+        if job["what"] == "VERSION":
+            figures = only_asked(callers, rounds, warm_up)
+        elif at_once:
+            figures = many_at_once(callers, rounds, at_once)
+        else:
+            figures = one_after_the_other(callers, rounds, warm_up)
     finally:
         batch.write_text("".join(f"netns del {container}\n" for container in containers))
         subprocess.run(["ip", "-force", "-batch", batch], check=False, stderr=subprocess.DEVNULL)

@@ -42,3 +42,4 @@ def test_a_whole_lab_starts_and_ends(figures: Figures, rounds: int) -> None:
         Row("lab", "`make lab`, warm, p50", statistics.median(ups), "s", goal=GOAL_S, detail=detail),
         Row("lab", "`make lab-down`, p50", statistics.median(downs), "s"),
     )
+    assert statistics.median(ups) < GOAL_S, detail

@@ -26,7 +26,7 @@ from controller.lab.programs import CNI_PLUGINS, program_path
 
 NODE, PROFILED_NODE = "n0", "n1"
 GOALS = {"ADD": 0.4, "DEL": 0.2}
-AT_ONCE = 100
+AT_ONCE, SINGLE_ROUNDS = 100, 60
 CALLER = f"{SOURCES}/tests/bench/cni_caller.py"
 ANNOTATIONS = "io.kubernetes.cri.pod-annotations"
 Job = dict[str, dict[str, list[float]]]
@@ -60,9 +60,9 @@ def reference(*subnets: str) -> dict[str, Any]:
 V4, V6 = "10.245.0.0/24", "fd00:10:245::/64"
 
 
-def call(lab: Lab, node: str, plugins: list[dict[str, Any]], rounds: int, at_once: int = 0) -> Job:
+def call(lab: Lab, node: str, plugins: list[dict[str, Any]], rounds: int, at_once: int = 0, what: str = "ADD") -> Job:
     """One job for the caller, in the node."""
-    job = {"plugins": plugins, "rounds": rounds, "warm_up": 3, "at_once": at_once}
+    job = {"plugins": plugins, "rounds": rounds, "warm_up": 3, "at_once": at_once, "what": what}
     answer: Job = json.loads(lab.node(node).run([python(), CALLER], json.dumps(job), 200))
     return answer
 
@@ -159,10 +159,8 @@ def test_a_hundred_pods_are_added_at_once_while_every_address_rests(served: Lab,
 
 def wait_until_rested(lab: Lab, node: str) -> None:
     """Until no address of a deleted pod rests any more: half a minute after the last one."""
-    argv = ["cat", "/run/podroute/agent/resting.json"]
-    eventually(
-        lambda: lab.node(node).run(argv).strip() == "{}", 60, lambda: f"rests are over: {lab.node(node).run(argv)}"
-    )
+    argv = ["cat", "/run/podroute/agent/resting"]
+    eventually(lambda: not lab.node(node).run(argv), 60, lambda: f"rests are over: {lab.node(node).run(argv)}")
 
 
 def merged(jobs: list[Job]) -> Job:
@@ -203,23 +201,42 @@ def sampled_agent(served: Lab) -> Iterator[Path]:
         machine.start(agent)
 
 
-def test_samples_of_the_agent_say_where_the_time_of_a_hundred_additions_goes(
+def test_samples_of_the_agent_say_where_the_time_of_additions_goes(
     served: Lab, figures: Figures, sampled_agent: Path
 ) -> None:
-    path = sampled_agent
     call(served, PROFILED_NODE, [podroute()], 1)
-    served.kill(PROFILED_NODE, "sampled", signal.SIGUSR1)
-    took = call(served, PROFILED_NODE, [podroute()], 1, AT_ONCE)["podroute"]
-    served.kill(PROFILED_NODE, "sampled", signal.SIGUSR1)
+    took = sampled(served, sampled_agent, 1, AT_ONCE)
+    figures.notes[f"Where the time of {AT_ONCE} additions and deletions at once goes"] = (
+        f"Sampled in the agent every 2 ms over {AT_ONCE} ADDs ({1000 * took['ADD'][0]:.0f} ms), their pings, and {AT_ONCE} DELs "
+        f"({1000 * took['DEL'][0]:.0f} ms): share of samples in which a thread was at that place.\n\n"
+        + busiest(sampled_agent)
+    )
+    wait_until_rested(served, PROFILED_NODE)
+    took = sampled(served, sampled_agent, SINGLE_ROUNDS)
+    (asked,) = call(served, PROFILED_NODE, [podroute()], SINGLE_ROUNDS, what="VERSION").values()
+    times = {verb: f"{1000 * statistics.median(each):.1f} ms" for verb, each in {**took, **asked}.items()}
+    figures.notes["Where the time of a single addition goes"] = (
+        f"ADD took {times['ADD']}; VERSION, the same way to the agent and back with nothing to do there, {times['VERSION']}. "
+        f"Sampled over {SINGLE_ROUNDS} ADDs, pings and DELs, one after the other:\n\n" + busiest(sampled_agent)
+    )
+
+
+def sampled(lab: Lab, path: Path, rounds: int, at_once: int = 0) -> dict[str, list[float]]:
+    """Calls while the agent notes what it does; the counts are in the file then."""
+    path.unlink(missing_ok=True)
+    lab.kill(PROFILED_NODE, "sampled", signal.SIGUSR1)
+    took = call(lab, PROFILED_NODE, [podroute()], rounds, at_once)["podroute"]
+    lab.kill(PROFILED_NODE, "sampled", signal.SIGUSR1)
     eventually(path.exists, 10, "the samples are written")
+    return took
+
+
+def busiest(path: Path) -> str:
+    """The places where threads were most often, as a list."""
     counts = json.loads(path.read_text())
     taken = counts.pop("samples")
     assert taken > 10
     busy = {place: count for place, count in counts.items() if not place.endswith(": idle")}
     assert any("wire_pod" in place or "pods." in place for place in busy), busy
     top = sorted(busy.items(), key=lambda item: -item[1])[:14]
-    figures.notes[f"Where the time of {AT_ONCE} additions and deletions goes"] = (
-        f"Sampled in the agent every 2 ms over {AT_ONCE} ADDs ({1000 * took['ADD'][0]:.0f} ms), their pings, and {AT_ONCE} DELs "
-        f"({1000 * took['DEL'][0]:.0f} ms): share of samples in which a thread was at that place.\n\n"
-        + "\n".join(f"- {100 * count / taken:.1f} % {place}" for place, count in top)
-    )
+    return "\n".join(f"- {100 * count / taken:.1f} % {place}" for place, count in top)

@@ -19,7 +19,7 @@ POOLS = [ipaddress.ip_network(pool) for pool in POD_POOLS]
 
 @dataclass(frozen=True)
 class Entry:
-    """A best path: next hop and AS path, the origin last."""
+    """A path: next hop and AS path, the origin last."""
 
     next_hop: str
     as_path: tuple[int, ...]
@@ -32,7 +32,7 @@ def is_pod_prefix(prefix: str) -> bool:
 
 
 def pod_table(lab: Lab, router: str, family: int) -> dict[str, list[Entry]]:
-    """The router's best paths to pod prefixes; a list, so that a doubled one is seen."""
+    """All paths that the router has to pod prefixes, the best and the others: one announced twice, or by two, is seen."""
     table = _bird_table(lab, router, family) if lab.is_bird(router) else _frr_table(lab, router, family)
     return {prefix: entries for prefix, entries in table.items() if is_pod_prefix(prefix)}
 
@@ -40,11 +40,7 @@ def pod_table(lab: Lab, router: str, family: int) -> dict[str, list[Entry]]:
 def _frr_table(lab: Lab, router: str, family: int) -> dict[str, list[Entry]]:
     routes = lab.vtysh(router, f"show bgp ipv{family} unicast json")["routes"]
     return {
-        prefix: [
-            Entry(_global_next_hop(path), tuple(int(asn) for asn in path["path"].split()))
-            for path in paths
-            if path.get("bestpath") or path.get("multipath")
-        ]
+        prefix: [Entry(_global_next_hop(path), tuple(int(asn) for asn in path["path"].split())) for path in paths]
         for prefix, paths in routes.items()
     }
 
@@ -55,7 +51,7 @@ def _global_next_hop(path: dict[str, Any]) -> str:
 
 
 def _bird_table(lab: Lab, router: str, family: int) -> dict[str, list[Entry]]:
-    text = lab.birdc(router, f"show route primary all table master{family}")
+    text = lab.birdc(router, f"show route all table master{family}")
     table: dict[str, list[Entry]] = {}
     prefix, next_hop = "", ""
     for line in text.splitlines():

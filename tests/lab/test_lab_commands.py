@@ -1,11 +1,13 @@
 """`podroute lab up` and `down` as typed by hand: what they show, that a second `up` changes nothing, and what `down` leaves."""
 
+import contextlib
 import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,18 @@ KINDS = (
     "validatingadmissionpolicies,clusterroles,clusterrolebindings,namespaces,pods,daemonsets,deployments,services,"
     "configmaps,serviceaccounts,secrets"
 )
+# Kinds that nothing writes again by itself: a write that changed nothing to the eye would be seen by the resourceVersion.
+STILL = {
+    "CustomResourceDefinition",
+    "ValidatingAdmissionPolicy",
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "Namespace",
+    "Service",
+    "ConfigMap",
+    "ServiceAccount",
+    "Secret",
+}
 OLD_ENOUGH_S = 5.0
 PICTURE = ("outside ── spine (BIRD, AS 65000) ── cp", "├─ tor0 (FRR, AS 65001)", "└─ tor1 (BIRD, AS 65002)")
 
@@ -77,17 +91,21 @@ def objects(lab: Lab) -> dict[str, Any]:
     """Every object but those that are renewed all the time (Leases, Events, Nodes), as it was asked for.
 
     Its status is left out: agents, operator and kubelets keep that up to date by themselves, at moments that no command
-    decides (the kubelet writes a pod's status again about a minute after its start).
+    decides (the kubelet writes a pod's status again about a minute after its start). With it goes the resourceVersion, but for
+    STILL kinds.
     """
-    renewed = {"resourceVersion", "managedFields"}
     return {
         f"{each['kind']} {each['metadata'].get('namespace', '')}/{each['metadata']['name']}": {
-            key: {k: v for k, v in value.items() if k not in renewed} if key == "metadata" else value
+            key: {k: v for k, v in value.items() if k not in _renewed(each["kind"])} if key == "metadata" else value
             for key, value in each.items()
             if key != "status"
         }
         for each in lab.get(KINDS, "-A")["items"]
     }
+
+
+def _renewed(kind: str) -> set[str]:
+    return set() if kind in STILL else {"resourceVersion", "managedFields"}
 
 
 def routes(lab: Lab) -> dict[str, list[str]]:
@@ -116,6 +134,9 @@ def test_a_second_up_changes_nothing(lab_with_demo: Lab) -> None:
         each: (before.get(each), after.get(each)) for each in before | after if before.get(each) != after.get(each)
     } == {}
     assert ran <= processes(lab.name), "no process ended"
+    ended = time.monotonic()
+    eventually(lambda: time.monotonic() > ended + OLD_ENOUGH_S, 10, "what was started has run for a while")
+    assert processes(lab.name) == ran, "no process was added"
 
 
 def test_up_ends_with_a_table_the_picture_and_three_commands_that_work(lab_with_demo: Lab) -> None:
@@ -176,6 +197,30 @@ def test_ctrl_c_while_podroute_starts_its_pods_leaves_nothing(name: str) -> None
     assert start.returncode == 130, said
     assert differences(before, host_state(name)) == {}
     assert leftovers(name) == []
+
+
+def test_a_start_that_fails_late_is_undone_and_leaves_nothing(name: str) -> None:
+    before = host_state(name)
+    command = podroute_lab("up", "--name", name, "--nodes", "2")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as start:
+        wait_until(lambda: has_blocks(name), 90, "podroute grants blocks", every=0.05)
+        # Nodes join meanwhile, and what asks for them ends without an answer.
+        os.kill(wait_until(lambda: waiting_kubectl(start.pid), 60, "the start waits for nodes"), signal.SIGKILL)
+        said, _nothing = start.communicate(timeout=60)
+    assert start.returncode == 1, said
+    assert "--for=condition=" in said.splitlines()[-1]
+    assert differences(before, host_state(name)) == {}
+    assert leftovers(name) == []
+
+
+def waiting_kubectl(start: int) -> int:
+    """The `kubectl wait` that a start has as its child; 0 if it has none."""
+    for child in map(int, Path(f"/proc/{start}/task/{start}/children").read_text().split()):
+        # A child may end while it is looked at.
+        with contextlib.suppress(OSError):
+            if b"wait" in Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0"):
+                return child
+    return 0
 
 
 def has_blocks(name: str) -> bool:

@@ -27,6 +27,7 @@ class Endpoint:
         self.own, self.peer, self.port, self.interval = own, peer, port, 1 / rate
         self.stopping = threading.Event()
         self.sent = 0
+        self.sending = self.send_gap = 0.0
         self.received: list[tuple[int, float]] = []
         self.stream: list[float] = []
         self.stream_bytes = 0
@@ -50,15 +51,22 @@ class Endpoint:
         self.report()
 
     def send(self) -> None:
-        due = time.monotonic()
+        """What a busy machine delayed is made up for; the longest pause is noted, as nothing is probed during it."""
+        begun = due = last = time.monotonic()
         while not self.stopping.is_set():
             try:
                 self.udp.sendto(NUMBER.pack(self.sent), (self.peer, self.port))
             except OSError as error:
                 self.send_errors.append(str(error))
-            self.sent += 1
+            now = time.monotonic()
+            self.sent, self.sending, self.send_gap, last = (
+                self.sent + 1,
+                now - begun,
+                max(self.send_gap, now - last),
+                now,
+            )
             due += self.interval
-            time.sleep(max(0.0, due - time.monotonic()))
+            time.sleep(max(0.0, due - now))
 
     def receive(self) -> None:
         while True:
@@ -114,6 +122,8 @@ class Endpoint:
             json.dumps(
                 {
                     "sent": self.sent,
+                    "sending": self.sending,
+                    "send_gap": self.send_gap,
                     "received": sorted({number for number, _ in self.received}),
                     "gap": max((b - a for a, b in itertools.pairwise(times)), default=0.0),
                     "stream_bytes": self.stream_bytes,

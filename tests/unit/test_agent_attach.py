@@ -182,6 +182,20 @@ def test_rests_are_in_the_file_before_the_veth_goes(node: Node, monkeypatch: pyt
     run(story())
 
 
+def test_a_deletion_adds_to_the_rests_in_the_file_and_the_last_line_of_an_address_counts(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    four, six = ipaddress.ip_address("10.244.0.1"), ipaddress.ip_address("fd00::1")
+    folder.store_resting({four: 10.5, six: 11.0})
+    folder.note_resting({four: 40.25})
+    assert folder.load_resting() == {four: 40.25, six: 11.0}
+    with (tmp_path / "resting").open("a") as file:
+        file.write("10.244.0.2\nno address 12\n")
+    folder.note_resting({six: 41.0})
+    assert folder.load_resting() == {four: 40.25, six: 41.0}
+    folder.store_resting({})
+    assert folder.load_resting() == {}
+
+
 def test_an_addition_waits_for_a_block_and_goes_on_when_one_is_granted(tmp_path: Path) -> None:
     async def story() -> None:
         node = Node(tmp_path, ())

@@ -36,6 +36,10 @@ def mesh(sim: Simulation) -> dict[str, tuple[str, ...]]:
     return {member.node: member.addresses for member in sim.get(ClusterNetwork, "default").spec.mesh}
 
 
+def node_addresses(sim: Simulation) -> set[str]:
+    return set(sim.get(ClusterNetwork, "default").spec.node_addresses)
+
+
 def towards_n1(sim: Simulation) -> set[str]:
     return {each.address for each in sim.get(NodeNetwork, "n0").spec.sessions if each.node == "n1"}
 
@@ -54,6 +58,7 @@ def test_a_deleted_node_stays_in_the_mesh_until_it_has_reported_again(sim: Simul
     assert sessions == set(ADDRESSES)
     delete(sim)
     assert (mesh(sim), towards_n1(sim)) == (before, sessions)
+    assert node_addresses(sim) >= set(ADDRESSES)
     sim.add_node("n1", 12, families="", rack="r1")
     sim.settle()
     assert (mesh(sim), towards_n1(sim)) == (before, sessions)
@@ -70,6 +75,7 @@ def test_a_node_that_stays_away_leaves_the_mesh_with_its_blocks(sim: Simulation)
     sim.settle()
     assert sim.blocks("n1") == []
     assert set(mesh(sim)) == {"n0", "n2"}
+    assert node_addresses(sim).isdisjoint(ADDRESSES)
     assert towards_n1(sim) == set()
 
 
