@@ -73,7 +73,7 @@ class Daemon:
         async with await asyncio.start_unix_server(
             self._server.serve, self._run_dir / SOCKET_NAME, limit=self._server.line_limit
         ):
-            (self._run_dir / SOCKET_NAME).chmod(0o600)
+            (self._run_dir / SOCKET_NAME).chmod(0o660)
             tasks = {
                 asyncio.create_task(self._read_events(), name="reading events"),
                 asyncio.create_task(self._read_log(), name="reading the log"),

@@ -1,7 +1,7 @@
 """The `podroute` command, also installed as `kubectl-podroute`: picks what was asked for and loads only that.
 
-The daemons (operator, agent, speaker) have argument parsers of their own and are started without the command line's libraries:
-they run on every node, and typer and rich would cost each of them memory for nothing.
+The daemons (operator, agent, speaker), and what runs before them, have argument parsers of their own and are started without the
+command line's libraries: they run on every node, and typer and rich would cost each of them memory for nothing.
 """
 
 import sys
@@ -28,7 +28,18 @@ def _speaker() -> Main:
     return speaker
 
 
-DAEMONS: dict[str, Callable[[], Main]] = {"agent": _agent, "operator": _operator, "speaker": _speaker}
+def _install_plugin() -> Main:
+    from controller.cni.command import main as install_plugin
+
+    return install_plugin
+
+
+DAEMONS: dict[str, Callable[[], Main]] = {
+    "agent": _agent,
+    "operator": _operator,
+    "speaker": _speaker,
+    "install-plugin": _install_plugin,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

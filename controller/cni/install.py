@@ -53,8 +53,7 @@ def install(bin_dir: Path, conf_dir: Path, program: Path | None) -> Installed:
 
     Raises OSError that names the file.
     """
-    content = program.read_bytes() if program else twin_text().encode()
-    changed = _put(bin_dir / PLUGIN, content, 0o755)
+    changed = install_plugin(bin_dir, program)
     chained = [name for name in CHAINED if os.access(bin_dir / name, os.X_OK)]
     versions = list(SUPPORTED_VERSIONS)
     for name in chained:
@@ -63,6 +62,11 @@ def install(bin_dir: Path, conf_dir: Path, program: Path | None) -> Installed:
     changed |= _put(conf_dir / CONFLIST, conflist_text(chained, versions).encode(), 0o644)
     missing = tuple(name for name in CHAINED if name not in chained)
     return Installed(changed, missing, tuple(versions))
+
+
+def install_plugin(bin_dir: Path, program: Path | None) -> bool:
+    """Install the plugin alone, which no runtime calls without the list; whether it was written. Raises OSError."""
+    return _put(bin_dir / PLUGIN, program.read_bytes() if program else twin_text().encode(), 0o755)
 
 
 def uninstall(bin_dir: Path, conf_dir: Path) -> bool:

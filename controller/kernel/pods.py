@@ -41,7 +41,9 @@ from controller.kernel.values import (
     route_changes,
 )
 
-_SYSCTL_IPV6 = "/proc/sys/net/ipv6/conf"
+# A container's own /proc/sys can't be written: there PODROUTE_PROC_SYS names another mount of the node's. Whichever it is, below
+# net it shows the network namespace of the thread that looks.
+_SYSCTL_IPV6 = f"{os.environ.get('PODROUTE_PROC_SYS', '/proc/sys')}/net/ipv6/conf"
 
 
 class InterfaceExists(KernelError):

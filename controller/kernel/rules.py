@@ -1,4 +1,5 @@
-"""The nft table `podroute`: refusing forged sources of pods, and masquerading pods of pools that ask for it.
+"""The nft table `podroute`: refusing forged sources of pods, keeping pods from the node's own ports, and masquerading pods of pools
+that ask for it.
 
 The agent calls `RuleTable.apply` with what the plan wants, and again when `watch` tells of a change. The table is
 rendered by a pure function, listed back and compared, and replaced in one transaction only if it differs; no other
@@ -17,30 +18,43 @@ from controller.kernel.values import TABLE, VETH_PREFIX, Drift, DriftKind, Prefi
 _TIMEOUT_SECONDS = 10.0
 _MISSING = "No such file or directory"
 _REFUSING_CHAIN = "anti-spoofing"
+_FAMILIES: tuple[tuple[str, str, str, type[Prefix]], ...] = (
+    ("ip", "v4", "ipv4_addr", IPv4Network),
+    ("ip6", "v6", "ipv6_addr", IPv6Network),
+)
 
 
 def table_text(rules: Rules) -> str:
     """The table in the words of `nft`, ready for `nft -f`. Pure; prefixes that overlap or touch are merged."""
-    blocks = []
-    masquerades = []
-    for word, suffix, elements, outgoing in (
-        ("ip", "v4", "ipv4_addr", _merged(rules.nat_outgoing, IPv4Network)),
-        ("ip6", "v6", "ipv6_addr", _merged(rules.nat_outgoing, IPv6Network)),
-    ):
-        if not outgoing:
-            continue
-        routed = _merged(rules.routed, type(outgoing[0]))
-        blocks += [_set(f"nat-outgoing-{suffix}", elements, outgoing), _set(f"routed-{suffix}", elements, routed)]
-        match = f"{word} saddr @nat-outgoing-{suffix} {word} daddr != @routed-{suffix}"
-        masquerades.append(f"{match} counter masquerade fully-random")
+    # Sets before chains, as nft lists them.
+    sets: list[str] = []
+    masquerades: list[str] = []
+    refusals: list[str] = []
+    for word, suffix, elements, family in _FAMILIES:
+        if outgoing := _merged(rules.nat_outgoing, family):
+            routed = _merged(rules.routed, family)
+            sets += [_set(f"nat-outgoing-{suffix}", elements, outgoing), _set(f"routed-{suffix}", elements, routed)]
+            match = f"{word} saddr @nat-outgoing-{suffix} {word} daddr != @routed-{suffix}"
+            masquerades.append(f"{match} counter masquerade fully-random")
+        if rules.guarded and (pods := _merged(rules.pods, family)):
+            neighbours = _merged(rules.neighbours, family)
+            sets += [_set(f"pods-{suffix}", elements, pods), _set(f"neighbours-{suffix}", elements, neighbours)]
+            match = f"{word} saddr @pods-{suffix} {word} saddr != @neighbours-{suffix}"
+            refusals.append(f"{match} tcp dport {_ports(rules.guarded)} counter drop")
     # A packet from a pod needs a source whose route leads back to that pod. A link-local one has it, being on the link;
     # duplicate address detection, which asks from the unspecified address, is let through by the kernel
     # (nft_fib_ipv6.c).
     forged = f'iifname "{VETH_PREFIX}*" fib saddr . iif oif missing counter drop'
-    blocks.append(_chain(_REFUSING_CHAIN, "filter hook prerouting priority raw", [forged]))
+    chains = [_chain(_REFUSING_CHAIN, "filter hook prerouting priority raw", [forged])]
+    if refusals:
+        chains.append(_chain("guarded-ports", "filter hook input priority filter", refusals))
     if masquerades:
-        blocks.append(_chain("nat-outgoing", "nat hook postrouting priority srcnat", masquerades))
-    return f"table inet {TABLE} {{\n" + "\n".join(blocks) + "}\n"
+        chains.append(_chain("nat-outgoing", "nat hook postrouting priority srcnat", masquerades))
+    return f"table inet {TABLE} {{\n" + "\n".join((*sets, *chains)) + "}\n"
+
+
+def _ports(numbers: tuple[int, ...]) -> str:
+    return str(numbers[0]) if len(numbers) == 1 else f"{{ {', '.join(map(str, numbers))} }}"
 
 
 def _merged(prefixes: Iterable[Prefix], family: type[Prefix]) -> list[Prefix]:

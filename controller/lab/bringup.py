@@ -47,7 +47,8 @@ Report = Callable[[str], None]
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """What `up` was asked for. `containerd` is "1" (the distribution's) or "2" (built); `keep` leaves a failed start
-    for inspection.
+    for inspection. `processes`: operator, agents and speakers as supervised processes that run from the tree, instead of by the
+    manifests on the nodes' kubelets.
     """
 
     name: str = "lab"
@@ -57,6 +58,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     cni: Cni = "podroute"
     containerd: str = "1"
     bare: bool = False
+    processes: bool = False
     keep: bool = False
 
 
@@ -71,8 +73,9 @@ def bring_up(wanted: Wanted, report: Report) -> LabState:
         check_host(topology, int(INOTIFY_LIMIT.read_text()))
         ensure_packages(report)
         programs = lab_programs.ensure_programs(programs_for(wanted), report)
-        seed = ensure_seed(programs, ensure_images(programs, report), report)
-        if wanted.cni == "podroute":
+        by_manifests = wanted.cni == "podroute" and not wanted.processes
+        seed = ensure_seed(programs, ensure_images(programs, report, own=by_manifests), report)
+        if wanted.cni == "podroute" and wanted.processes:
             programs |= {podroute.PLUGIN: podroute.ensure_plugin()}
         return _started(_Start(wanted, topology, programs, seed, report))
 
@@ -136,7 +139,8 @@ def _is_as_wanted(known: LabState, wanted: Wanted, topology: Topology) -> bool:
     remedy = f"remove it first with: podroute lab down --name {name}"
     if known.phase != "running":
         raise LabError(Refusal.NAME_TAKEN, f"lab {name} was started but did not come up; {remedy}")
-    if (known.topology, known.cni, known.containerd) != (topology, wanted.cni, wanted.containerd):
+    runs = known.topology, known.cni, known.containerd, known.processes
+    if runs != (topology, wanted.cni, wanted.containerd, wanted.processes):
         raise LabError(Refusal.NAME_TAKEN, f"lab {name} runs with another shape; choose another --name, or {remedy}")
     dead = [each for each in topology.machine_names if Machine(name, each, lab_folder(name) / each).holder() is None]
     if dead:
@@ -164,6 +168,7 @@ class _Start:
             namespaces={place: topology.namespace(place) for place in topology.namespace_places},
             folders={name: str(self.folder / name) for name in topology.machine_names},
             kubeconfig=str(self.files.kubeconfig("admin")),
+            processes=wanted.processes,
         )
 
     def run(self) -> LabState:
@@ -250,15 +255,24 @@ class _Start:
         self.kubectl("create", "-f", "-", text=_listed(items))
         objects = list(yaml.safe_load_all(COREDNS.read_text()))
         if self.wanted.cni == "podroute":
-            text = base64.b64encode(self.files.authority.read_bytes()).decode()
-            as_kubeconfig = partial(kubeconfig, api_server(topology), text)
-            podroute.install(
-                self.kubectl, topology, self.machine, lambda path, token: _write_secret(path, as_kubeconfig(token))
-            )
+            self._install_podroute()
             objects += [] if self.wanted.bare else podroute.network_objects(topology)
         # Again for a while: a kind that is new is not served at once.
         apply = partial(self.kubectl, "apply", "-f", "-", text=_listed(objects))
         wait_until(apply, KINDS_LIMIT_S, "cluster DNS, pools and peers are applied", every=0.3)
+
+    def _install_podroute(self) -> None:
+        if not self.wanted.processes:
+            self.kubectl("apply", "-k", str(podroute.ROOT / podroute.MANIFESTS))
+        else:
+            text = base64.b64encode(self.files.authority.read_bytes()).decode()
+            as_kubeconfig = partial(kubeconfig, api_server(self.topology), text)
+            podroute.install(
+                self.kubectl,
+                self.topology,
+                self.machine,
+                lambda path, token: _write_secret(path, as_kubeconfig(token)),
+            )
 
     def _join_nodes(self) -> None:
         self.report("nodes join")

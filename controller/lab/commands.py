@@ -1,4 +1,4 @@
-"""`podroute lab`: up, down, status, shell. The command line mounts `app`; `python -m controller.lab` runs it alone."""
+"""`podroute lab`: up, down, status, shell, image. The command line mounts `app`; `python -m controller.lab` runs it alone."""
 
 import os
 import shutil
@@ -20,6 +20,7 @@ from controller.lab.bringup import Wanted
 from controller.lab.cluster import Lab
 from controller.lab.demo import start_demo
 from controller.lab.errors import LabError, Refusal
+from controller.lab.images import OWN_IMAGE, ensure_own_image
 from controller.lab.state import CNI_KINDS, Cni, lab_names
 from controller.lab.status import MachineStatus, Status, lab_status, picture
 from controller.lab.teardown import tear_down
@@ -47,6 +48,12 @@ def up(
     bare: Annotated[
         bool, typer.Option("--bare", help="Install podroute, but apply no pool and no peer; nodes wait for them.")
     ] = False,
+    processes: Annotated[
+        bool,
+        typer.Option(
+            "--processes", help="Run podroute as processes from the tree, not by its manifests: quicker to change."
+        ),
+    ] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Leave a start that failed as it is, for inspection.")] = False,
     output: Output = "table",
 ) -> None:
@@ -56,7 +63,15 @@ def up(
     _one_of("output", output, ("table", "json"))
     tors = tuple(tor.split(","))
     wanted = Wanted(
-        name=name, nodes=nodes, racks=racks, tors=tors, cni=cast(Cni, cni), containerd=containerd, bare=bare, keep=keep
+        name=name,
+        nodes=nodes,
+        racks=racks,
+        tors=tors,
+        cni=cast(Cni, cni),
+        containerd=containerd,
+        bare=bare,
+        processes=processes,
+        keep=keep,
     )
     with _errors(), _terminated_as_interrupted(), _progress() as report:
         lab = Lab.up(wanted=wanted, report=report)
@@ -78,6 +93,16 @@ def down(
                 console.print(f"lab {each} removed in {time.monotonic() - started:.1f} s")
             else:
                 console.print(f"there is no lab {each}")
+
+
+@app.command()
+def image(
+    path: Annotated[Path, typer.Argument(help="Where the archive goes; docker load and ctr images import read it.")],
+) -> None:
+    """Make podroute's container image, without a container engine, from this Debian 12 machine."""
+    with _errors(), _progress() as report:
+        shutil.copy(ensure_own_image(report), path)
+    console.print(f"image {OWN_IMAGE} is in {path}")
 
 
 @app.command()

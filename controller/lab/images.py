@@ -13,15 +13,19 @@ import re
 import shutil
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from controller.lab import rootfs
 from controller.lab.errors import LabError, Refusal
 from controller.lab.programs import PAUSE, Report, cache_folder
 
 PAUSE_IMAGE = "registry.k8s.io/pause:3.10"
 TOOLS_IMAGE = "podroute.dev/tools:1"
+OWN_IMAGE = f"podroute.dev/podroute:{rootfs.VERSION}"
+KEPT_ARCHIVES = 3
 COREDNS_IMAGE = "registry.k8s.io/coredns/coredns:v1.14.7"
 FOLDERS = ("etc", "tmp", "proc", "sys", "dev", "bin", "root", "run", "var")
 # Programs of the host, beside busybox, for probes in pods. Busybox's own versions of these lack what tests ask.
@@ -42,8 +46,11 @@ class Image:
     command: tuple[str, ...] = ()
 
 
-def ensure_images(programs: Mapping[str, Path], report: Report) -> list[Path]:
-    """Give the archives of pause, tools and CoreDNS, making those whose contents changed; the two small ones first."""
+def ensure_images(programs: Mapping[str, Path], report: Report, *, own: bool) -> list[Path]:
+    """Give the archives of pause, tools and CoreDNS, making those whose contents changed; the two small ones first.
+
+    `own`: podroute's, too.
+    """
     folder = cache_folder() / "images"
     folder.mkdir(parents=True, exist_ok=True)
     images = (
@@ -60,7 +67,41 @@ def ensure_images(programs: Mapping[str, Path], report: Report) -> list[Path]:
             write_archive(image, scratch)
             scratch.rename(path)
         paths.append(path)
-    return paths
+    return [*paths, ensure_own_image(report)] if own else paths
+
+
+def ensure_own_image(report: Report) -> Path:
+    """Give the archive of podroute's image, making it if the sources changed; older ones are removed but for a few."""
+    folder = cache_folder() / "images"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"podroute-{rootfs.VERSION}-{rootfs.fingerprint()}.tar"
+    if not path.exists():
+        report(f"making image {OWN_IMAGE}")
+        with tempfile.TemporaryDirectory(prefix="podroute-image-") as scratch:
+            rootfs.stage(Path(scratch), cache_folder() / "programs")
+            partial = path.with_suffix(f".{os.getpid()}")
+            write_archive(_staged_image(Path(scratch)), partial)
+            partial.rename(path)
+    keep_newest(folder, "podroute-*.tar", KEPT_ARCHIVES)
+    return path
+
+
+def _staged_image(root: Path) -> Image:
+    files: dict[str, bytes | Path] = {}
+    links: dict[str, str] = {}
+    for path in sorted(root.rglob("*")):
+        name = str(path.relative_to(root))
+        if path.is_symlink():
+            links[name] = os.readlink(path)
+        elif path.is_file():
+            files[name] = path
+    return Image(OWN_IMAGE, ("/usr/local/bin/podroute",), files, links)
+
+
+def keep_newest(folder: Path, pattern: str, count: int) -> None:
+    """Removes the oldest files of a pattern but for `count`: every change of a source makes another archive."""
+    for old in sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime)[:-count]:
+        old.unlink(missing_ok=True)
 
 
 def tools_image() -> Image:
@@ -93,7 +134,7 @@ def write_archive(image: Image, path: Path) -> None:
             "Entrypoint": list(image.entrypoint),
             "Cmd": list(image.command),
             "WorkingDir": "/",
-            "Env": ["PATH=/bin:/usr/bin:/sbin:/usr/sbin"],
+            "Env": ["PATH=/usr/local/bin:/bin:/usr/bin:/sbin:/usr/sbin"],
         },
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
         "history": [{"created_by": "podroute lab"}],

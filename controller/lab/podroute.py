@@ -13,18 +13,19 @@ from pathlib import Path
 
 import yaml
 
-import controller
 from controller.cni.build import BuildError, build_shim
+from controller.lab import rootfs
 from controller.lab.errors import LabError, Refusal
 from controller.lab.machine import Machine, ProcessSpec
 from controller.lab.node import RACK_LABEL
 from controller.lab.programs import cache_folder
 from controller.lab.topology import Topology
 
-ROOT = Path(controller.__file__).resolve().parents[1]
+ROOT = rootfs.ROOT
 SOURCES = "/opt/podroute"
 NAMESPACE = "podroute-system"
 MANIFESTS = "manifests"
+RIGHTS = "manifests/overlays/processes"
 ROUTED_POOLS = "examples/quickstart/pools.yaml"
 FLAT_NETWORK = "examples/node-mesh"
 ACCOUNTS = {"operator": "podroute-operator", "agent": "podroute-agent"}
@@ -81,11 +82,11 @@ def new_token(kubectl: Kubectl, machine: str) -> str:
 def install(
     kubectl: Kubectl, topology: Topology, machine: Callable[[str], Machine], write: Callable[[Path, str], None]
 ) -> None:
-    """Apply the manifests, hand out credentials, start the operator; the agents start with their nodes.
+    """Apply kinds, rights and policies, hand out credentials, start the operator; the agents start with their nodes.
 
     `write` makes a kubeconfig from a token.
     """
-    kubectl("apply", "-k", str(ROOT / MANIFESTS))
+    kubectl("apply", "-k", str(ROOT / RIGHTS))
 
     def hand_out(name: str) -> None:
         process = "operator" if name == "cp" else "agent"

@@ -29,7 +29,7 @@ def processes_of_node(state: LabState, node: str) -> tuple[ProcessSpec, ...]:
         kubelet(node, state.topology, folder, programs["kubelet"]),
         kube_proxy(node, folder, programs["kube-proxy"]),
     )
-    if state.cni != "podroute":
+    if state.cni != "podroute" or not state.processes:
         return kubernetes
     return (*kubernetes, *podroute.processes_on(node, folder, state.programs[podroute.PLUGIN]))
 

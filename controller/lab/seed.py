@@ -16,12 +16,15 @@ from pathlib import Path
 
 from controller.lab.errors import LabError, Refusal
 from controller.lab.execute import run_checked, wait_until
+from controller.lab.images import keep_newest
 from controller.lab.node import runtime_path, runtime_program
 from controller.lab.programs import Report, cache_folder
 
 START_LIMIT_S = 20.0
 IMPORT_LIMIT_S = 120.0
 NAMESPACE = "k8s.io"
+# One without podroute's image, one with it, for each of two versions of containerd, and as many of before.
+KEPT_SEEDS = 8
 
 
 def ensure_seed(programs: Mapping[str, Path], images: Sequence[Path], report: Report) -> Path:
@@ -44,6 +47,7 @@ def ensure_seed(programs: Mapping[str, Path], images: Sequence[Path], report: Re
         partial = archive.with_suffix(f".{os.getpid()}")
         run_checked(["tar", "--create", "--file", str(partial), "--directory", str(root), "."])
         partial.rename(archive)
+    keep_newest(archive.parent, "containerd-*.tar", KEPT_SEEDS)
     return archive
 
 

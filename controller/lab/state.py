@@ -38,6 +38,8 @@ class LabState(msgspec.Struct, frozen=True, kw_only=True):
     namespaces: dict[str, str]
     folders: dict[str, str]
     kubeconfig: str
+    # podroute as supervised processes instead of by its manifests
+    processes: bool = False
 
 
 def lab_folder(name: str) -> Path:

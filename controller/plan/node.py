@@ -86,10 +86,11 @@ def plan_node(snapshot: Snapshot, local: Local) -> NodePlan | None:
     # What was given back may be another node's: its pods are reached there.
     own = tuple(block for block in blocks if block.uid not in returned or block.cidr not in leaving)
     holding = Holding(own, leaving)
+    desired = desired_for(node.spec, cluster.spec, snapshot.passwords, holding, local.surroundings)
     return NodePlan(
         routes=(*_block_routes(own), *pod_routes(local.pods)),
-        rules=_rules(cluster.spec),
-        desired=desired_for(node.spec, cluster.spec, snapshot.passwords, holding, local.surroundings),
+        rules=_rules(cluster.spec, desired),
+        desired=desired,
         blocks=blocks,
         withdrawn=leaving,
         returned=returned,
@@ -168,12 +169,23 @@ def _block_routes(blocks: Iterable[BlockGrant]) -> list[Route]:
     return [Route(ipaddress.ip_network(block.cidr), RouteKind.UNREACHABLE) for block in blocks]
 
 
-def _rules(cluster: ClusterNetworkSpec) -> Rules:
+def _rules(cluster: ClusterNetworkSpec, desired: Desired) -> Rules:
+    pods = [ipaddress.ip_network(pool.cidr) for pool in cluster.pools]
+    neighbours = [ipaddress.ip_network(each.address) for each in desired.neighbours]
     nat = [ipaddress.ip_network(pool.cidr) for pool in cluster.pools if pool.nat_outgoing]
-    routed = [ipaddress.ip_network(pool.cidr) for pool in cluster.pools]
-    routed += [ipaddress.ip_network(address) for address in cluster.node_addresses]
-    routed += [ipaddress.ip_network(cidr) for cidr in cluster.service_ranges]
-    return Rules(nat_outgoing=_distinct(nat), routed=_distinct(routed))
+    routed = [*pods, *map(ipaddress.ip_network, (*cluster.node_addresses, *cluster.service_ranges))]
+    return Rules(
+        nat_outgoing=_distinct(nat),
+        routed=_distinct(routed),
+        guarded=(desired.listen_port,),
+        pods=_distinct(pods),
+        # Few have an address of a pool: a route server in a pod.
+        neighbours=_distinct(each for each in neighbours if any(_holds(pool, each) for pool in pods)),
+    )
+
+
+def _holds(pool: Network, single: Network) -> bool:
+    return pool.version == single.version and single.network_address in pool
 
 
 def _distinct(networks: Iterable[Network]) -> tuple[Network, ...]:

@@ -49,7 +49,7 @@ def figures(request: pytest.FixtureRequest) -> Iterator[Figures]:
 def lab(figures: Figures) -> Iterator[Lab]:
     """Four nodes in two racks that peer with their ToRs; no pools and no pods yet."""
     need_root()
-    lab = Lab.up(f"b{os.getpid()}", bare=True, report=print)
+    lab = Lab.up(f"b{os.getpid()}", bare=True, processes=True, report=print)
     try:
         lab.kubectl("scale", "deployment", "coredns", "-n", "kube-system", "--replicas=0")
         lab.apply(json.dumps({"apiVersion": "v1", "kind": "List", "items": peers_for(lab.topology)}))

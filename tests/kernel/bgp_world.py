@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+import pytest
+
 from bgp.speaker.client import SpeakerAway, observe
 from bgp.speaker.protocol import Stored, Sync, line_of, reply_of
 from bgp.values import Desired, Detail, Observed, Session
@@ -126,6 +128,16 @@ class World:
             run("ip", "netns", "del", namespace)
         shutil.rmtree(self.folder)
         assert not left, f"processes left in the namespaces: {left}"
+
+
+@pytest.fixture
+def segment() -> Iterator[World]:
+    """A segment of its own for one test; with it everything ends that the test started on it."""
+    made = World()
+    try:
+        yield made
+    finally:
+        made.close()
 
 
 def wait_for_no_processes(namespaces: list[str]) -> str:

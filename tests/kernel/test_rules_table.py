@@ -1,5 +1,7 @@
 """The nft table: forged sources never arrive with it and do without it, and it is kept as wanted without touching others."""
 
+import socket
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -34,7 +36,12 @@ from controller.kernel.values import DriftKind, Rules
 pytestmark = pytest.mark.root
 
 PODS_V4, PODS_V6 = ip_network("10.1.0.0/24"), ip_network("fd00:1::/120")
+PORT, OPEN_PORT = 1790, 8080
+GUARD = Rules(guarded=(PORT, 9479), pods=(PODS_V4, PODS_V6))
 MASQUERADE = Rules((PODS_V4, PODS_V6), (PODS_V4, PODS_V6, ip_network("192.0.2.0/25")))
+
+
+FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
 @pytest.fixture
@@ -194,6 +201,39 @@ def test_a_rule_that_others_change_is_drift_and_is_restored(world: World, harm: 
     assert [drift.kind for drift in rule_problems(MASQUERADE)] == [DriftKind.RULE]
     assert [drift.kind for drift in table.apply(MASQUERADE)] == [DriftKind.RULE]
     assert read_table() == before
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_pod_reaches_a_guarded_port_of_its_node_only_as_a_neighbour(world: World, family: int) -> None:
+    pod, stranger = world.pod(), world.pod()
+    node = str(NODE_V4 if family == 4 else NODE_V6)
+    own = ip_network(pod.v4 if family == 4 else pod.v6)
+    with (
+        socket.create_server((node, PORT), family=FAMILIES[family]),
+        socket.create_server((node, OPEN_PORT), family=FAMILIES[family]),
+    ):
+        assert connects(pod, node, PORT)
+        table = RuleTable()
+        assert table.apply(GUARD) == []
+        assert rule_problems(GUARD) == []
+        assert not connects(pod, node, PORT)
+        assert connects(pod, node, OPEN_PORT)
+        # The node itself, and whoever is no pod, is let in.
+        socket.create_connection((node, PORT), 1).close()
+        table.apply(replace(GUARD, neighbours=(own,)))
+        assert connects(pod, node, PORT)
+        assert not connects(stranger, node, PORT)
+
+
+def connects(pod: Pod, address: str, port: int) -> bool:
+    """Whether the pod gets a connection; what is dropped gives no answer."""
+    with in_netns(pod.fd), socket.socket(FAMILIES[4 if "." in address else 6]) as connection:
+        connection.settimeout(0.5)
+        try:
+            connection.connect((address, port))
+        except TimeoutError:
+            return False
+    return True
 
 
 def test_other_tables_stay_as_they_are(world: World) -> None:

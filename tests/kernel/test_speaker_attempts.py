@@ -1,7 +1,6 @@
 """How the speaker connects to a router that refuses or does not answer, on a real network."""
 
 import json
-from collections.abc import Iterator
 
 import msgspec
 import pytest
@@ -39,12 +38,8 @@ class Pair:
 
 
 @pytest.fixture
-def pair() -> Iterator[Pair]:
-    world = World()
-    try:
-        yield Pair(world)
-    finally:
-        world.close()
+def pair(segment: World) -> Pair:
+    return Pair(segment)
 
 
 def answering(pair: Pair, family: int) -> Bird:

@@ -1,7 +1,5 @@
 """Changes of the desired state: what is touched, what is left alone, and withdrawal before removal."""
 
-from collections.abc import Iterator
-
 import msgspec
 import pytest
 from bgp_probe import RouteProbe
@@ -37,12 +35,8 @@ class Site:
 
 
 @pytest.fixture
-def site() -> Iterator[Site]:
-    world = World()
-    try:
-        yield Site(world)
-    finally:
-        world.close()
+def site(segment: World) -> Site:
+    return Site(segment)
 
 
 def test_adding_changing_and_removing_a_neighbour_leaves_the_other_session_alone(site):

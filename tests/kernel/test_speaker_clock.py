@@ -2,11 +2,10 @@
 
 import itertools
 import sys
-from collections.abc import Iterator
 
 import pytest
 from bgp_routers import BIRD_AS, FRR_AS, OWN, bird_at, desired, frr_at, neighbour
-from bgp_world import Speaker, World, wait_for
+from bgp_world import Speaker, wait_for
 from stepped_clock import SteppedClock
 
 from bgp.exabgp.configuration import configuration_text
@@ -15,18 +14,11 @@ from bgp.exabgp.process import exabgp_environment
 pytestmark = pytest.mark.root
 
 
-@pytest.fixture
-def world() -> Iterator[World]:
-    world = World()
-    yield world
-    world.close()
-
-
 @pytest.mark.parametrize("step", [3600, -3600])
-def test_a_stepped_clock_ends_no_session_and_a_session_cut_afterwards_is_back_within_ten_seconds(world, step):
-    node = world.host("node", 11)
-    bird, frr = bird_at(world.host("bird", 1), node.ipv4), frr_at(world.host("frr", 2), node.ipv4)
-    clock = SteppedClock(world.folder)
+def test_a_stepped_clock_ends_no_session_and_a_session_cut_afterwards_is_back_within_ten_seconds(segment, step):
+    node = segment.host("node", 11)
+    bird, frr = bird_at(segment.host("bird", 1), node.ipv4), frr_at(segment.host("frr", 2), node.ipv4)
+    clock = SteppedClock(segment.folder)
     speaker = Speaker(node, clock.environment)
     speaker.sync(
         desired(node, neighbour(node, "bird", bird.host.ipv4, BIRD_AS), neighbour(node, "frr", frr.host.ipv4, FRR_AS))
@@ -52,16 +44,16 @@ def test_a_stepped_clock_ends_no_session_and_a_session_cut_afterwards_is_back_wi
     assert speaker.session("frr").since == since["frr"]
 
 
-def test_the_same_step_ends_the_session_of_an_exabgp_with_its_own_clock(world):
-    node = world.host("node", 11)
-    bird = bird_at(world.host("bird", 1), node.ipv4)
-    clock = SteppedClock(world.folder)
+def test_the_same_step_ends_the_session_of_an_exabgp_with_its_own_clock(segment):
+    node = segment.host("node", 11)
+    bird = bird_at(segment.host("bird", 1), node.ipv4)
+    clock = SteppedClock(segment.folder)
     to_bird = neighbour(node, "bird", bird.host.ipv4, BIRD_AS)
-    configuration = world.folder / "plain.conf"
+    configuration = segment.folder / "plain.conf"
     configuration.write_text(configuration_text(["/bin/sleep", "1000"], desired(node, to_bird), [to_bird]))
     settings = exabgp_environment(user="root", speed="1", settings_file="/dev/null")
     command = node.command(sys.executable, "-m", "exabgp", "server", str(configuration))
-    world.start(command, world.folder / "plain.log", {**settings, **clock.environment})
+    segment.start(command, segment.folder / "plain.log", {**settings, **clock.environment})
 
     def is_established() -> bool:
         return "Established" in bird.ask("show", "protocols", "node")

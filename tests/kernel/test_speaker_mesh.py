@@ -2,25 +2,17 @@
 
 import os
 import signal
-from collections.abc import Iterator
 
 import msgspec
 import pytest
 from bgp_probe import RouteProbe
 from bgp_routers import BIRD_AS, BOTH, NODE_AS, bird_at, neighbour
-from bgp_world import Host, Speaker, World, wait_for
+from bgp_world import Host, Speaker, wait_for
 
 from bgp.reasons import ImportReason
 from bgp.values import Announcement, Desired, Family, Neighbour, Refusals, Route
 
 pytestmark = pytest.mark.root
-
-
-@pytest.fixture
-def world() -> Iterator[World]:
-    world = World()
-    yield world
-    world.close()
 
 
 def block_4(host: Host) -> str:
@@ -69,8 +61,8 @@ def expected_routes(own: Host, hosts: list[Host]) -> dict[str, Route]:
 
 @pytest.mark.parametrize("over", ["ipv4", "ipv6"])
 @pytest.mark.parametrize("password", ["", "mesh secret"])
-def test_a_mesh_of_three_learns_every_block_and_a_fourth_joins_without_disturbing_it(world, password, over):
-    hosts = [world.host(f"n{number}", 20 + number) for number in range(3)]
+def test_a_mesh_of_three_learns_every_block_and_a_fourth_joins_without_disturbing_it(segment, password, over):
+    hosts = [segment.host(f"n{number}", 20 + number) for number in range(3)]
     speakers = {host: Speaker(host) for host in hosts}
     for host, speaker in speakers.items():
         speaker.sync(desired_in_mesh(host, hosts, password=password, over=over))
@@ -78,7 +70,7 @@ def test_a_mesh_of_three_learns_every_block_and_a_fourth_joins_without_disturbin
         wait_for(lambda h=host, s=speaker: s.observed().routes == expected_routes(h, hosts), "every block of the mesh")
         wait_for(lambda s=speaker: s.observed().settled == BOTH, "end-of-RIB from everyone")
     since = {host: {s.name: s.since for s in speaker.observed().sessions} for host, speaker in speakers.items()}
-    newcomer = world.host("n3", 23)
+    newcomer = segment.host("n3", 23)
     everyone = [*hosts, newcomer]
     speakers[newcomer] = Speaker(newcomer)
     for host, speaker in speakers.items():
@@ -90,8 +82,8 @@ def test_a_mesh_of_three_learns_every_block_and_a_fourth_joins_without_disturbin
         assert {name: now[name] for name in before} == before
 
 
-def test_a_node_that_leaves_the_mesh_withdraws_and_its_routes_go_everywhere(world):
-    hosts = [world.host(f"n{number}", 20 + number) for number in range(3)]
+def test_a_node_that_leaves_the_mesh_withdraws_and_its_routes_go_everywhere(segment):
+    hosts = [segment.host(f"n{number}", 20 + number) for number in range(3)]
     speakers = {host: Speaker(host) for host in hosts}
     for host, speaker in speakers.items():
         speaker.sync(desired_in_mesh(host, hosts))
@@ -105,8 +97,8 @@ def test_a_node_that_leaves_the_mesh_withdraws_and_its_routes_go_everywhere(worl
         )
 
 
-def test_a_pool_that_one_node_knows_later_is_learned_once_it_does(world):
-    hosts = [world.host(f"n{number}", 20 + number) for number in range(2)]
+def test_a_pool_that_one_node_knows_later_is_learned_once_it_does(segment):
+    hosts = [segment.host(f"n{number}", 20 + number) for number in range(2)]
     early, late = (Speaker(host) for host in hosts)
     early.sync(desired_in_mesh(hosts[0], hosts))
     full = desired_in_mesh(hosts[1], hosts)
@@ -118,9 +110,9 @@ def test_a_pool_that_one_node_knows_later_is_learned_once_it_does(world):
     assert late.session("n0").restarts == 0
 
 
-def test_a_router_that_connects_by_itself_and_a_mesh_share_one_address(world):
-    hosts = [world.host(f"n{number}", 20 + number) for number in range(2)]
-    tor = bird_at(world.host("tor", 1), hosts[0].ipv4)
+def test_a_router_that_connects_by_itself_and_a_mesh_share_one_address(segment):
+    hosts = [segment.host(f"n{number}", 20 + number) for number in range(2)]
+    tor = bird_at(segment.host("tor", 1), hosts[0].ipv4)
     speakers = [Speaker(host) for host in hosts]
     to_tor = neighbour(hosts[0], "tor", tor.host.ipv4, BIRD_AS)
     speakers[1].sync(desired_in_mesh(hosts[1], hosts))
@@ -135,8 +127,8 @@ def test_a_router_that_connects_by_itself_and_a_mesh_share_one_address(world):
 
 
 @pytest.mark.parametrize("killed", [0, 1])
-def test_a_killed_exabgp_costs_the_other_node_no_route(world, killed):
-    hosts = [world.host(f"n{number}", 20 + number) for number in range(2)]
+def test_a_killed_exabgp_costs_the_other_node_no_route(segment, killed):
+    hosts = [segment.host(f"n{number}", 20 + number) for number in range(2)]
     speakers = [Speaker(host) for host in hosts]
     for host, speaker in zip(hosts, speakers, strict=True):
         speaker.sync(desired_in_mesh(host, hosts))

@@ -3,7 +3,6 @@
 import asyncio
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -50,12 +49,8 @@ class Site:
 
 
 @pytest.fixture
-def site() -> Iterator[Site]:
-    world = World()
-    try:
-        yield Site(world)
-    finally:
-        world.close()
+def site(segment: World) -> Site:
+    return Site(segment)
 
 
 def test_the_wrong_as_of_the_peer_is_named_with_both_numbers(site):

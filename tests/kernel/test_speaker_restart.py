@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -52,12 +52,8 @@ class Site:
 
 
 @pytest.fixture
-def site() -> Iterator[Site]:
-    world = World()
-    try:
-        yield Site(world)
-    finally:
-        world.close()
+def site(segment: World) -> Site:
+    return Site(segment)
 
 
 @pytest.mark.parametrize("part", ["daemon", "exabgp", "entry"])

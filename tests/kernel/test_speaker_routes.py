@@ -1,7 +1,5 @@
 """What the routers hear and what the speaker learns, between real BIRD and FRR, for both families."""
 
-from collections.abc import Iterator
-
 import msgspec
 import pytest
 from bgp_routers import (
@@ -18,7 +16,7 @@ from bgp_routers import (
     frr_at,
     neighbour,
 )
-from bgp_world import Speaker, World, wait_for
+from bgp_world import Speaker, wait_for
 
 from bgp.reasons import ImportReason
 from bgp.values import Announcement, Route
@@ -26,16 +24,9 @@ from bgp.values import Announcement, Route
 pytestmark = pytest.mark.root
 
 
-@pytest.fixture
-def world() -> Iterator[World]:
-    world = World()
-    yield world
-    world.close()
-
-
-def test_both_routers_hear_the_blocks_and_equal_routes_are_learned_together(world):
-    node = world.host("node", 11)
-    bird, frr = bird_at(world.host("bird", 1), node.ipv4), frr_at(world.host("frr", 2), node.ipv4)
+def test_both_routers_hear_the_blocks_and_equal_routes_are_learned_together(segment):
+    node = segment.host("node", 11)
+    bird, frr = bird_at(segment.host("bird", 1), node.ipv4), frr_at(segment.host("frr", 2), node.ipv4)
     speaker = Speaker(node)
     asked = desired(
         node, neighbour(node, "bird", bird.host.ipv4, BIRD_AS), neighbour(node, "frr", frr.host.ipv4, FRR_AS)
@@ -69,9 +60,9 @@ def test_both_routers_hear_the_blocks_and_equal_routes_are_learned_together(worl
     wait_for(lambda: speaker.observed().routes == only_frr, "BIRD's routes withdrawn")
 
 
-def test_every_attribute_arrives_exactly_as_asked(world):
-    node = world.host("node", 11)
-    bird = bird_at(world.host("bird", 1), node.ipv4)
+def test_every_attribute_arrives_exactly_as_asked(segment):
+    node = segment.host("node", 11)
+    bird = bird_at(segment.host("bird", 1), node.ipv4)
     speaker = Speaker(node)
     attributes = {
         "communities": ("65001:100", "65535:0"),
@@ -104,9 +95,9 @@ def test_every_attribute_arrives_exactly_as_asked(world):
     assert [(one.prefix, one.as_path, one.med) for one in sent] == [(OWN_4, (64512,), None)]
 
 
-def test_an_ipv6_session_carries_both_families(world):
-    node = world.host("node", 11)
-    bird_host = world.host("bird", 1)
+def test_an_ipv6_session_carries_both_families(segment):
+    node = segment.host("node", 11)
+    bird_host = segment.host("bird", 1)
     bird = bird_at(bird_host, node.ipv4)
     ipv4_over_ipv6 = f"ipv4 {{ import all; export none; next hop address {bird_host.ipv4}; }};"
     session = bird_session(bird_host, node.ipv6, local=bird_host.ipv6)
@@ -120,9 +111,9 @@ def test_an_ipv6_session_carries_both_families(world):
     assert f"BGP.next_hop: {node.ipv4}" in bird.attributes(OWN_4, "node")
 
 
-def test_many_announcements_all_arrive_and_all_go(world):
-    node = world.host("node", 11)
-    bird = bird_at(world.host("bird", 1), node.ipv4, "")
+def test_many_announcements_all_arrive_and_all_go(segment):
+    node = segment.host("node", 11)
+    bird = bird_at(segment.host("bird", 1), node.ipv4, "")
     speaker = Speaker(node)
     many = tuple(
         Announcement(prefix=f"10.244.{number >> 2}.{(number & 3) * 64}/26", next_hop=node.ipv4)
@@ -138,10 +129,10 @@ def test_many_announcements_all_arrive_and_all_go(world):
     wait_for(lambda: len(speaker.session("bird").sent) == 7, "seven prefixes left as sent")
 
 
-def test_above_max_prefixes_the_excess_is_refused_and_the_session_stays(world):
-    node = world.host("node", 11)
+def test_above_max_prefixes_the_excess_is_refused_and_the_session_stays(segment):
+    node = segment.host("node", 11)
     routes = "".join(f"route 10.244.{100 + number}.0/26 blackhole; " for number in range(5))
-    bird = bird_at(world.host("bird", 1), node.ipv4, f"protocol static {{ ipv4; {routes} }}")
+    bird = bird_at(segment.host("bird", 1), node.ipv4, f"protocol static {{ ipv4; {routes} }}")
     speaker = Speaker(node)
     tor = neighbour(node, "bird", bird.host.ipv4, BIRD_AS, max_prefixes=3)
     speaker.sync(desired(node, tor))
@@ -155,10 +146,10 @@ def test_above_max_prefixes_the_excess_is_refused_and_the_session_stays(world):
     assert speaker.session("bird").since == session.since
 
 
-def test_routes_refused_beyond_those_kept_are_learned_again_when_the_policy_widens(world):
-    node = world.host("node", 11)
+def test_routes_refused_beyond_those_kept_are_learned_again_when_the_policy_widens(segment):
+    node = segment.host("node", 11)
     routes = "".join(f"route 10.{245 + (n >> 10)}.{n >> 2 & 255}.{(n & 3) * 64}/26 blackhole; " for n in range(1200))
-    bird = bird_at(world.host("bird", 1), node.ipv4, f"protocol static {{ ipv4; {routes} }}")
+    bird = bird_at(segment.host("bird", 1), node.ipv4, f"protocol static {{ ipv4; {routes} }}")
     speaker = Speaker(node)
     tor = neighbour(node, "bird", bird.host.ipv4, BIRD_AS)
     speaker.sync(desired(node, tor))
@@ -172,10 +163,10 @@ def test_routes_refused_beyond_those_kept_are_learned_again_when_the_policy_wide
     assert OWN_4 in bird.prefixes("node")
 
 
-def test_a_higher_limit_brings_back_routes_that_came_above_the_old_one_and_are_no_longer_known(world):
-    node = world.host("node", 11)
+def test_a_higher_limit_brings_back_routes_that_came_above_the_old_one_and_are_no_longer_known(segment):
+    node = segment.host("node", 11)
     routes = "".join(f"route 10.244.{n >> 2 & 255}.{(n & 3) * 64}/26 blackhole; " for n in range(8, 1022))
-    bird = bird_at(world.host("bird", 1), node.ipv4, f"protocol static {{ ipv4; {routes} }}")
+    bird = bird_at(segment.host("bird", 1), node.ipv4, f"protocol static {{ ipv4; {routes} }}")
     speaker = Speaker(node)
     tor = neighbour(node, "bird", bird.host.ipv4, BIRD_AS, max_prefixes=4)
     speaker.sync(desired(node, tor))

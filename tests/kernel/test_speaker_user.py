@@ -2,23 +2,15 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from bgp_routers import BIRD_AS, bird_at, desired, neighbour
-from bgp_world import TREE, Speaker, World, wait_for
+from bgp_world import TREE, Speaker, wait_for
 
 pytestmark = pytest.mark.root
 
 NET_BIND_SERVICE = 1 << 10
-
-
-@pytest.fixture
-def world() -> Iterator[World]:
-    world = World()
-    yield world
-    world.close()
 
 
 def status(process: int) -> dict[str, str]:
@@ -26,9 +18,9 @@ def status(process: int) -> dict[str, str]:
     return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
-def test_exabgp_and_the_daemon_are_nobody_and_may_only_bind_low_ports(world):
-    node = world.host("node", 11)
-    bird = bird_at(world.host("bird", 1), node.ipv4)
+def test_exabgp_and_the_daemon_are_nobody_and_may_only_bind_low_ports(segment):
+    node = segment.host("node", 11)
+    bird = bird_at(segment.host("bird", 1), node.ipv4)
     speaker = Speaker(node)
     speaker.sync(desired(node, neighbour(node, "bird", bird.host.ipv4, BIRD_AS, passive=True)))
     speaker.wait_until_established("bird")
@@ -41,8 +33,8 @@ def test_exabgp_and_the_daemon_are_nobody_and_may_only_bind_low_ports(world):
         assert seen["NoNewPrivs"] == "1"
 
 
-def test_the_socket_is_for_root_and_the_speakers_user_only(world):
-    node = world.host("node", 11)
+def test_the_socket_is_for_root_and_the_speakers_user_only(segment):
+    node = segment.host("node", 11)
     speaker = Speaker(node)
     speaker.sync(desired(node))
     stranger = ["setpriv", "--reuid", "65533", "--regid", "65533", "--clear-groups"]
@@ -50,7 +42,10 @@ def test_the_socket_is_for_root_and_the_speakers_user_only(world):
     assert subprocess.run([*stranger, *reach], check=False).returncode == 1
     owner = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
     assert subprocess.run([*owner, *reach], check=False).returncode == 0
-    assert subprocess.run(reach, check=False).returncode == 0
+    # Root without the right to override permissions: the agent in its container.
+    agent = ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all", "--no-new-privs"]
+    assert subprocess.run([*agent, *reach], check=False).returncode == 0
+    assert subprocess.run([*agent, "--regid", "65533", "--clear-groups", *reach], check=False).returncode == 1
 
 
 def entry(*words: str, inside: str = "", python: str = sys.executable) -> subprocess.CompletedProcess[str]:
@@ -61,14 +56,14 @@ def entry(*words: str, inside: str = "", python: str = sys.executable) -> subpro
     return subprocess.run(command, check=False, capture_output=True, text=True, cwd=TREE, timeout=20)
 
 
-def test_a_tree_that_the_user_cannot_read_is_named_with_the_remedy(world):
+def test_a_tree_that_the_user_cannot_read_is_named_with_the_remedy(segment):
     inside = (
         "mount -t tmpfs -o mode=755 none /opt && mkdir -p /opt/python /opt/closed/tree/bgp && chmod 700 /opt/closed"
         f" && mount --bind {sys.prefix} /opt/python && mount --bind {TREE / 'bgp'} /opt/closed/tree/bgp"
         " && cd /opt/closed/tree"
     )
     # The interpreter must be readable, wherever this tree is: only the speaker's own code is kept away here.
-    done = entry("--run-dir", str(world.folder / "closed"), inside=inside, python="/opt/python/bin/python")
+    done = entry("--run-dir", str(segment.folder / "closed"), inside=inside, python="/opt/python/bin/python")
     assert done.returncode == 1
     assert "/opt/closed keeps it out" in done.stderr
     assert "chmod o+rx /opt/closed" in done.stderr
@@ -93,8 +88,8 @@ def test_wrong_use_is_answered_in_one_line_that_names_it(words, code, says):
     assert "Traceback" not in done.stderr
 
 
-def test_a_run_dir_with_a_space_is_refused_before_anything_starts(world):
-    done = entry("--run-dir", str(world.folder / "my speaker"))
+def test_a_run_dir_with_a_space_is_refused_before_anything_starts(segment):
+    done = entry("--run-dir", str(segment.folder / "my speaker"))
     assert done.returncode == 1
     assert "plain characters" in done.stderr
 
@@ -105,17 +100,17 @@ def test_help_tells_what_stopping_does():
     assert "drain the node first" in done.stdout
 
 
-def test_the_routers_folder_is_reached_through_folders_that_are_only_passable(world):
-    parent = world.folder / "parent"
+def test_the_routers_folder_is_reached_through_folders_that_are_only_passable(segment):
+    parent = segment.folder / "parent"
     parent.mkdir(mode=0o711)
-    node = world.host("node", 11)
+    node = segment.host("node", 11)
     speaker = Speaker(node, name="parent/speaker")
     wait_for(speaker.is_answering, "the speaker answering")
     assert speaker.folder.stat().st_uid == 65534
 
 
-def test_a_second_speaker_in_the_same_folder_is_refused_and_the_first_goes_on(world):
-    node = world.host("node", 11)
+def test_a_second_speaker_in_the_same_folder_is_refused_and_the_first_goes_on(segment):
+    node = segment.host("node", 11)
     speaker = Speaker(node)
     speaker.sync(desired(node, generation=5))
     second = Speaker(node)
@@ -129,9 +124,9 @@ def test_a_second_speaker_in_the_same_folder_is_refused_and_the_first_goes_on(wo
     assert third.observed().generation == 5
 
 
-def test_the_speaker_can_stay_root_where_the_user_says_so(world):
-    node = world.host("node", 11)
-    bird = bird_at(world.host("bird", 1), node.ipv4)
+def test_the_speaker_can_stay_root_where_the_user_says_so(segment):
+    node = segment.host("node", 11)
+    bird = bird_at(segment.host("bird", 1), node.ipv4)
     speaker = Speaker(node, user="root")
     speaker.sync(desired(node, neighbour(node, "bird", bird.host.ipv4, BIRD_AS, passive=True)))
     speaker.wait_until_established("bird")

@@ -4,13 +4,18 @@ PODROUTE_LAB=demo pytest tests/lab      uses lab demo and leaves it running
 """
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from apiserver_world import server, world
 from host_state import need_root
 
 from controller.lab.cluster import Lab
+from controller.lab.teardown import tear_down
 
 # An API server without nodes, for the tests of kinds, reflector and operator.
 __all__ = ["server", "world"]
@@ -18,14 +23,48 @@ __all__ = ["server", "world"]
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    """Four nodes in two racks, FRR and BIRD ToRs, podroute."""
+    """Four nodes in two racks, FRR and BIRD ToRs, podroute as processes from the tree, each of which a test may break."""
     need_root()
     if name := os.environ.get("PODROUTE_LAB"):
         yield Lab.find(name)
         return
-    lab = Lab.up(f"t{os.getpid()}", report=print)
+    lab = Lab.up(f"t{os.getpid()}", processes=True, report=print)
     yield lab
     lab.down()
+
+
+@pytest.fixture(scope="session")
+def installed_lab() -> Iterator[Lab]:
+    """A lab as `make lab` brings it up: podroute by its manifests, and a few pods. PODROUTE_INSTALLED_LAB names a running one."""
+    need_root()
+    if name := os.environ.get("PODROUTE_INSTALLED_LAB"):
+        yield Lab.find(name)
+        return
+    name = f"i{os.getpid()}"
+    program = Path(sys.executable).with_name("podroute")
+    try:
+        subprocess.run([program, "lab", "up", "--name", name], check=True, timeout=300)
+        yield Lab.find(name)
+    finally:
+        tear_down(name)
+
+
+@pytest.fixture(scope="session")
+def afterwards(lab: Lab) -> Iterator[ExitStack]:
+    """What must be so before the shared lab ends and takes minutes to come about: other tests go on meanwhile."""
+    with ExitStack() as stack:
+        yield stack
+
+
+# Tests that leave the shared lab busy for a while, and those that do not need it.
+LEAVING_IT_BUSY = "test_bad_input_nodes"
+WITH_LABS_OF_THEIR_OWN = ("test_lab_itself", "test_lab_routers", "test_node_mesh")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules in order of their names, but those with labs of their own last: what the shared lab is left with ends meanwhile."""
+    names = (LEAVING_IT_BUSY, *WITH_LABS_OF_THEIR_OWN)
+    items.sort(key=lambda item: names.index(item.path.stem) if item.path.stem in names else -1)
 
 
 @pytest.fixture(scope="module")

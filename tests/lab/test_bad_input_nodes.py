@@ -6,6 +6,7 @@ These Nodes are objects only, without a kubelet: the operator decides by what a 
 import itertools
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -26,10 +27,14 @@ ADDRESSES = {4: "10.10.0.240", 6: "fd00:10:10::240"}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_grace(lab: Lab) -> Iterator[None]:
-    """A deleted Node's blocks are free as soon as its agent must know; nothing is left after the module's tests."""
+def no_grace(lab: Lab, afterwards: ExitStack) -> Iterator[None]:
+    """A deleted Node's blocks are free as soon as its agent must know: in the end nothing is left of the module's tests."""
     apply(lab, body("BGPConfiguration", "default", gracePeriods={"deletedNode": 0}))
     yield
+    afterwards.callback(await_no_ghosts, lab)
+
+
+def await_no_ghosts(lab: Lab) -> None:
     eventually(
         lambda: set(node_blocks(lab).values()) <= set(lab.topology.node_names),
         RECLAIM_MARGIN + 60,

@@ -2,13 +2,14 @@
 
 import ipaddress
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 from bad_input import Row, delete, found, hold, others_undisturbed, refused_by, removed_after
 from bad_input_table import TABLE, held_against
 from cni_calls import POOLS_ANNOTATION, Container, address_from
 from refused_inputs import Body, body
-from workloads import apply, eventually
+from workloads import apply, await_no_other_pools, eventually
 
 from controller.lab.cluster import Lab
 from controller.lab.errors import LabError
@@ -77,14 +78,10 @@ ROWS = {**rows(4), **rows(6)}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def nothing_left(lab: Lab) -> Iterator[None]:
+def nothing_left(lab: Lab, afterwards: ExitStack) -> Iterator[None]:
     """When the addresses have rested, every pool of these tests is gone with its blocks."""
     yield
-    eventually(
-        lambda: {p["metadata"]["name"] for p in lab.get("ippools")["items"]} == {"pods-v4", "pods-v6"},
-        90,
-        lambda: lab.kubectl("get", "ippools,ipblocks", "-o", "wide"),
-    )
+    afterwards.callback(await_no_other_pools, lab)
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -258,7 +258,7 @@ def test_in_one_segment_pods_of_different_nodes_reach_each_other_over_the_node_m
     need_root()
     name = f"m{os.getpid()}"
     try:
-        lab = Lab.up(name, nodes=2, racks=1, tors=("none",), cni="podroute")
+        lab = Lab.up(name, nodes=2, racks=1, tors=("none",), processes=True)
         lab.apply(WEB)
         lab.kubectl("rollout", "status", "daemonset/web", "--timeout=60s", seconds=70)
         pods = {pod["spec"]["nodeName"]: pod for pod in lab.get("pods", "-l", "app=web")["items"]}

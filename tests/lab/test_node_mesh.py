@@ -30,7 +30,7 @@ def mesh() -> Iterator[Lab]:
     if name := os.environ.get("PODROUTE_MESH_LAB"):
         yield Lab.find(name)
         return
-    lab = Lab.up(f"m{os.getpid()}", nodes=3, racks=1, tors=("none",))
+    lab = Lab.up(f"m{os.getpid()}", nodes=3, racks=1, tors=("none",), processes=True)
     yield lab
     lab.down()
 

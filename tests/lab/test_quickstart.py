@@ -23,7 +23,7 @@ QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
 @pytest.fixture(scope="module")
 def bare_lab() -> Iterator[Lab]:
     """Two nodes in two racks with podroute and nothing to do: what a user has before his first `kubectl apply`."""
-    lab = Lab.up(f"q{os.getpid()}", nodes=2, racks=2, bare=True)
+    lab = Lab.up(f"q{os.getpid()}", nodes=2, racks=2, bare=True, processes=True)
     yield lab
     lab.down()
 

@@ -4,11 +4,12 @@ import ipaddress
 import json
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from refused_inputs import body
-from workloads import Pod, apply, eventually, pod_manifest, pods
+from workloads import Pod, apply, await_no_other_pools, eventually, pod_manifest, pods
 
 from controller.lab.cluster import Lab
 
@@ -20,7 +21,7 @@ PORT = 8088
 
 
 @pytest.fixture(scope="module")
-def choosy(lab: Lab) -> Iterator[str]:
+def choosy(lab: Lab, afterwards: ExitStack) -> Iterator[str]:
     """A namespace with two IPv4 pools of its own and one of IPv6."""
     selector = {"matchLabels": {"kubernetes.io/metadata.name": NAMESPACE}}
     apply(lab, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
@@ -28,7 +29,8 @@ def choosy(lab: Lab) -> Iterator[str]:
     eventually(lambda: all(blocks(lab, pool) for pool in POOLS), 30, "every pool has blocks on every node")
     yield NAMESPACE
     lab.kubectl("delete", "namespace", NAMESPACE, "--wait=true", seconds=120)
-    lab.kubectl("delete", "ippool", *POOLS, "--wait=true", "--timeout=120s", seconds=150)
+    lab.kubectl("delete", "ippool", *POOLS, "--wait=false")
+    afterwards.callback(await_no_other_pools, lab)
 
 
 def blocks(lab: Lab, pool: str) -> bool:

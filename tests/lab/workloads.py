@@ -126,6 +126,15 @@ def eventually(condition: Any, seconds: float, what: Any) -> Any:
         time.sleep(0.1)
 
 
+def await_no_other_pools(lab: Lab) -> None:
+    """Until the lab has its own pools alone: a deleted one goes with its blocks, whose addresses rest before."""
+    eventually(
+        lambda: {p["metadata"]["name"] for p in lab.get("ippools")["items"]} == {"pods-v4", "pods-v6"},
+        90,
+        lambda: lab.kubectl("get", "ippools,ipblocks", "-o", "wide"),
+    )
+
+
 def pid_of(uid: str) -> int:
     """The host's pid of a process in the pod: its cgroup is named after its UID."""
     pids: list[int] = []

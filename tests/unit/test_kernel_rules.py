@@ -17,6 +17,8 @@ CASES = {
     "antispoofing": Rules(),
     "masquerade-both": Rules(POOLS, POOLS + NODES),
     "masquerade-v6": Rules(POOLS[1:], POOLS + NODES),
+    "guarded-port": Rules(guarded=(179,), pods=POOLS),
+    "guarded-ports-but-for-neighbours": Rules(guarded=(179, 9479), pods=POOLS, neighbours=(ip_network("10.1.0.9/32"),)),
 }
 
 

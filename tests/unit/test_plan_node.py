@@ -106,6 +106,14 @@ def test_masquerading_covers_the_pools_that_ask_for_it_and_spares_all_that_is_ro
     assert not any(a != b and a.version == b.version and a.overlaps(b) for a in rules.routed for b in rules.routed)
 
 
+def test_pods_are_kept_from_the_speakers_port_but_for_one_that_is_a_neighbour() -> None:
+    server = SessionSpec(peer="server", address="10.244.7.7", asn=64512, local_address=OWN[0], local_asn=64512)
+    rules = plan(node(sessions=(TOR4, TOR6, server), listen_port=1790)).rules
+    assert rules.guarded == (1790,)
+    assert set(rules.pods) == {ipaddress.ip_network(pool.cidr) for pool in CLUSTER.pools}
+    assert rules.neighbours == (ipaddress.ip_network("10.244.7.7/32"),)
+
+
 def test_exactly_the_blocks_are_announced_each_on_sessions_of_its_family() -> None:
     neighbours = plan(node(sessions=(TOR4, TOR6)), local(pod("10.244.0.70"))).desired.neighbours
     assert [(n.name, [(a.prefix, a.next_hop) for a in n.announcements]) for n in neighbours] == [

@@ -1,0 +1,130 @@
+"""podroute as users install it, by `kubectl apply -k manifests/`: containers with few rights, and what their replacement costs."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from faults import all_established, undisturbed
+from workloads import CGROUPS, Pod, eventually, pods_on
+
+from controller.lab.cluster import Lab
+from controller.lab.podroute import ROOT
+from controller.lab.rootfs import SPEAKER_ID
+
+pytestmark = [pytest.mark.lab, pytest.mark.root]
+
+NAMESPACE = "podroute-system"
+# Bits of capabilities(7), as in linux/capability.h.
+BITS = {
+    "CHOWN": 0,
+    "KILL": 5,
+    "SETGID": 6,
+    "SETUID": 7,
+    "NET_BIND_SERVICE": 10,
+    "NET_ADMIN": 12,
+    "SYS_ADMIN": 21,
+}
+
+
+@pytest.fixture(scope="module")
+def across(installed_lab: Lab) -> Iterator[list[Pod]]:
+    """Two pods in different racks."""
+    first, *_, last = installed_lab.topology.node_names
+    with pods_on(installed_lab, [first, last], "inst") as found:
+        yield found
+
+
+def parts(lab: Lab, component: str) -> list[dict[str, Any]]:
+    """The component's pods that are Ready and stay."""
+    labels = f"app.kubernetes.io/component={component}"
+    return [
+        pod
+        for pod in lab.get("pods", "-n", NAMESPACE, "-l", labels)["items"]
+        if "deletionTimestamp" not in pod["metadata"]
+        and any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))
+    ]
+
+
+def statuses(pod: dict[str, Any]) -> list[dict[str, str]]:
+    """/proc/PID/status of every process in the pod's containers but the one that holds its namespaces."""
+    found = []
+    for procs in CGROUPS.glob(f"pids/*/*/*/kubepods/**/pod{pod['metadata']['uid']}/*/cgroup.procs"):
+        for pid in procs.read_text().split():
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            status = dict(re.split(r":\s*", line, maxsplit=1) for line in lines)
+            if status["Name"] != "pause":
+                found.append(status)
+    return found
+
+
+def capabilities(component: str) -> int:
+    """What the manifest gives the component's container, as the kernel counts it."""
+    (manifest,) = yaml.safe_load_all((ROOT / "manifests" / f"{component}.yaml").read_text())
+    (container,) = manifest["spec"]["template"]["spec"]["containers"]
+    return sum(1 << BITS[name] for name in container["securityContext"]["capabilities"].get("add", ()))
+
+
+def test_every_node_has_an_agent_and_a_speaker_and_the_cluster_an_operator(installed_lab: Lab) -> None:
+    nodes = list(installed_lab.topology.node_names)
+    for component in ("agent", "speaker"):
+        assert sorted(pod["spec"]["nodeName"] for pod in parts(installed_lab, component)) == nodes
+    assert len(parts(installed_lab, "operator")) == 1
+    assert all_established(installed_lab, installed_lab.topology.tor_names)
+
+
+def test_operator_and_agents_have_the_manifests_capabilities_and_can_gain_none(installed_lab: Lab) -> None:
+    for component, user in (("operator", "65534"), ("agent", "0")):
+        for pod in parts(installed_lab, component):
+            found = statuses(pod)
+            assert found
+            for status in found:
+                assert status["Uid"].split() == [user] * 4
+                assert int(status["CapBnd"], 16) == capabilities(component)
+                assert status["NoNewPrivs"] == "1"
+                assert status["Seccomp"] == "2"
+
+
+def test_exabgp_and_the_daemon_are_unprivileged_but_for_low_ports(installed_lab: Lab) -> None:
+    for pod in parts(installed_lab, "speaker"):
+        by_user: dict[str, list[dict[str, str]]] = {}
+        for status in statuses(pod):
+            by_user.setdefault(status["Uid"].split()[1], []).append(status)
+        assert {user: len(each) for user, each in by_user.items()} == {"0": 1, str(SPEAKER_ID): 2}
+        for status in by_user[str(SPEAKER_ID)]:
+            for held in ("CapPrm", "CapEff", "CapAmb"):
+                assert int(status[held], 16) == 1 << BITS["NET_BIND_SERVICE"], held
+            # What the bounding set still has, they can't come by.
+            assert status["NoNewPrivs"] == "1"
+
+
+def test_replacing_every_agent_costs_running_pods_nothing(installed_lab: Lab, across: list[Pod]) -> None:
+    before = {pod["metadata"]["uid"] for pod in parts(installed_lab, "agent")}
+    with undisturbed(installed_lab, across):
+        installed_lab.kubectl("rollout", "restart", "-n", NAMESPACE, "daemonset/podroute-agent")
+        installed_lab.kubectl("rollout", "status", "-n", NAMESPACE, "daemonset/podroute-agent", "--timeout=90s")
+    after = {pod["metadata"]["uid"] for pod in parts(installed_lab, "agent")}
+    assert len(after) == len(before)
+    assert after.isdisjoint(before)
+
+
+def test_replacing_a_speaker_costs_running_pods_nothing(installed_lab: Lab, across: list[Pod]) -> None:
+    node = across[0].node
+    (old,) = (pod for pod in parts(installed_lab, "speaker") if pod["spec"]["nodeName"] == node)
+    with undisturbed(installed_lab, across, restarting=node):
+        installed_lab.kubectl("delete", "pod", "-n", NAMESPACE, old["metadata"]["name"])
+    (new,) = (pod for pod in parts(installed_lab, "speaker") if pod["spec"]["nodeName"] == node)
+    assert new["metadata"]["uid"] != old["metadata"]["uid"]
+
+
+def test_a_pod_starts_while_the_operator_is_replaced(installed_lab: Lab) -> None:
+    lab = installed_lab
+    (old,) = parts(lab, "operator")
+    lab.kubectl("delete", "pod", "-n", NAMESPACE, old["metadata"]["name"], "--wait=false")
+    with pods_on(lab, [lab.topology.node_names[1]], "meanwhile") as (pod,):
+        assert len(pod.addresses) == 2
+    eventually(
+        lambda: [p for p in parts(lab, "operator") if p["metadata"]["uid"] != old["metadata"]["uid"]], 60, "another"
+    )
