@@ -25,7 +25,8 @@ ROOT = rootfs.ROOT
 SOURCES = "/opt/podroute"
 NAMESPACE = "podroute-system"
 MANIFESTS = "manifests"
-RIGHTS = "manifests/overlays/processes"
+# All of them but the workloads: kinds, accounts with their rights, policies.
+RIGHTS = ("crds", "rbac.yaml", "admission.yaml")
 ROUTED_POOLS = "examples/quickstart/pools.yaml"
 FLAT_NETWORK = "examples/node-mesh"
 ACCOUNTS = {"operator": "podroute-operator", "agent": "podroute-agent"}
@@ -86,7 +87,7 @@ def install(
 
     `write` makes a kubeconfig from a token.
     """
-    kubectl("apply", "-k", str(ROOT / RIGHTS))
+    kubectl("apply", *(f"--filename={ROOT / MANIFESTS / part}" for part in RIGHTS))
 
     def hand_out(name: str) -> None:
         process = "operator" if name == "cp" else "agent"
