@@ -20,9 +20,9 @@ RUN python3 -m venv /build/venv \
 FROM debian:12-slim
 RUN apt-get update -q && apt-get install -y -q --no-install-recommends python3 nftables \
     && rm -rf /var/lib/apt/lists/* \
-    # The speaker's user; the number is BGP's port.
-    && groupadd --system --gid 179 podroute \
-    && useradd --system --uid 179 --gid 179 --home-dir / --no-create-home --shell /usr/sbin/nologin podroute
+    # The speaker's user.
+    && groupadd --system --gid 61179 podroute \
+    && useradd --system --uid 61179 --gid 61179 --home-dir / --no-create-home --shell /usr/sbin/nologin podroute
 COPY --from=plugin /build/podroute-cni /usr/local/bin/podroute-cni
 COPY --from=packages /build/prefix/lib/python3.11/site-packages /usr/local/lib/python3.11/dist-packages
 RUN for name in podroute kubectl-podroute; do \

@@ -108,6 +108,10 @@ def _make_run_dir(run_dir: Path, uid: int) -> None:
     if (there.st_uid, there.st_gid, stat.S_IMODE(there.st_mode)) != (uid, os.getegid(), _FOLDER_MODE):
         os.chown(run_dir, os.geteuid(), os.getegid(), follow_symlinks=False)
         run_dir.chmod(_FOLDER_MODE)
+        # What an earlier speaker of another user left: its stored orders are this one's now.
+        for path in run_dir.iterdir():
+            if stat.S_ISREG(path.lstat().st_mode):
+                os.chown(path, uid, os.getegid(), follow_symlinks=False)
         os.chown(run_dir, uid, os.getegid(), follow_symlinks=False)
 
 

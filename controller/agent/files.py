@@ -61,15 +61,21 @@ class RunFolder:
         """Addresses at rest and until when (CLOCK_MONOTONIC seconds), by the last line of each; empty if there is no file."""
         found = {}
         for line in self._lines_of("resting"):
-            # A line cut short, or an older agent's, is passed over.
+            # A line cut short lacks the mark at its end, and is passed over.
             with contextlib.suppress(ValueError):
-                address, until = line.split()
+                address, until, _ = line.split()
                 found[ipaddress.ip_address(address)] = float(until)
         return found
 
     def store_resting(self, resting: Mapping[Address, float]) -> None:
-        """Keeps the rests for the next start."""
-        self._write("resting", _rests(resting))
+        """Keeps the rests for the next start; what the file says already is not written."""
+        content = _rests(resting)
+        try:
+            is_kept = (self.path / "resting").read_bytes() == content
+        except OSError:
+            is_kept = False
+        if not is_kept:
+            self._write("resting", content)
 
     def note_resting(self, more: Mapping[Address, float]) -> None:
         """Adds rests to those kept: a line for each, since thousands may be at rest while pods come and go."""
@@ -108,7 +114,8 @@ class RunFolder:
         path = self.path / name
         try:
             with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "wb") as file:
-                file.write(content)
+                # A line before that was cut short takes none of these along.
+                file.write(b"\n" + content)
         except OSError as error:
             self._tell(path, error)
 
@@ -126,7 +133,7 @@ class RunFolder:
 
 
 def _rests(resting: Mapping[Address, float]) -> bytes:
-    return "".join(f"{address} {until}\n" for address, until in resting.items()).encode()
+    return "".join(f"{address} {until} .\n" for address, until in resting.items()).encode()
 
 
 def _lines(addresses: Iterable[Address]) -> bytes:

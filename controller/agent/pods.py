@@ -75,6 +75,8 @@ class PodEffects:
             try:
                 self._note_used()
                 await self._end_rests()
+                # Deletions add lines; here the file gets to be what there is.
+                self._state.folder.store_resting(self._state.ledger.resting)
                 suspects = await self._remove_strays(suspects)
             except (KernelError, OSError) as error:
                 log.error("the sweep failed: %s", error)
@@ -87,7 +89,6 @@ class PodEffects:
             return
         await self.forget(rested)
         state.ledger.end_rest(rested, now)
-        state.folder.store_resting(state.ledger.resting)
         state.blocks_changed.ring()
         # An empty block may be given back now.
         state.reconcile.ring()

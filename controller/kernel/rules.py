@@ -36,11 +36,17 @@ def table_text(rules: Rules) -> str:
             sets += [_set(f"nat-outgoing-{suffix}", elements, outgoing), _set(f"routed-{suffix}", elements, routed)]
             match = f"{word} saddr @nat-outgoing-{suffix} {word} daddr != @routed-{suffix}"
             masquerades.append(f"{match} counter masquerade fully-random")
-        if rules.guarded and (pods := _merged(rules.pods, family)):
-            neighbours = _merged(rules.neighbours, family)
-            sets += [_set(f"pods-{suffix}", elements, pods), _set(f"neighbours-{suffix}", elements, neighbours)]
-            match = f"{word} saddr @pods-{suffix} {word} saddr != @neighbours-{suffix}"
-            refusals.append(f"{match} tcp dport {_ports(rules.guarded)} counter drop")
+        if rules.guarded:
+            sets.append(_set(f"neighbours-{suffix}", elements, _merged(rules.neighbours, family)))
+            # An answer to a connection of the node's own may come to a port of any number.
+            refused = (
+                f"{word} saddr != @neighbours-{suffix} tcp dport {_ports(rules.guarded)} ct state new counter drop"
+            )
+            # By interface, as a pod may ask from its link-local address, too; by source, pods of other nodes.
+            refusals.append(f'iifname "{VETH_PREFIX}*" {refused}')
+            if pods := _merged(rules.pods, family):
+                sets.append(_set(f"pods-{suffix}", elements, pods))
+                refusals.append(f"{word} saddr @pods-{suffix} {refused}")
     # A packet from a pod needs a source whose route leads back to that pod. A link-local one has it, being on the link;
     # duplicate address detection, which asks from the unspecified address, is let through by the kernel
     # (nft_fib_ipv6.c).

@@ -21,9 +21,10 @@ from controller.lab.cluster import Lab
 from controller.lab.demo import start_demo
 from controller.lab.errors import LabError, Refusal
 from controller.lab.images import OWN_IMAGE, ensure_own_image
+from controller.lab.packages import ensure_packages
 from controller.lab.state import CNI_KINDS, Cni, lab_names
 from controller.lab.status import MachineStatus, Status, lab_status, picture
-from controller.lab.teardown import tear_down
+from controller.lab.teardown import require_root, tear_down
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -101,6 +102,8 @@ def image(
 ) -> None:
     """Make podroute's container image, without a container engine, from this Debian 12 machine."""
     with _errors(), _progress() as report:
+        require_root()
+        ensure_packages(report)
         shutil.copy(ensure_own_image(report), path)
     console.print(f"image {OWN_IMAGE} is in {path}")
 

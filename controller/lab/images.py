@@ -5,6 +5,7 @@ containerd.
 They are small on purpose: importing is the larger half of a node's start.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -14,7 +15,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,8 +81,11 @@ def ensure_own_image(report: Report) -> Path:
         with tempfile.TemporaryDirectory(prefix="podroute-image-") as scratch:
             rootfs.stage(Path(scratch), cache_folder() / "programs")
             partial = path.with_suffix(f".{os.getpid()}")
-            write_archive(_staged_image(Path(scratch)), partial)
-            partial.rename(path)
+            try:
+                write_archive(_staged_image(Path(scratch)), partial)
+                partial.rename(path)
+            finally:
+                partial.unlink(missing_ok=True)
     keep_newest(folder, "podroute-*.tar", KEPT_ARCHIVES)
     return path
 
@@ -98,10 +102,16 @@ def _staged_image(root: Path) -> Image:
     return Image(OWN_IMAGE, ("/usr/local/bin/podroute",), files, links)
 
 
-def keep_newest(folder: Path, pattern: str, count: int) -> None:
-    """Removes the oldest files of a pattern but for `count`: every change of a source makes another archive."""
-    for old in sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime)[:-count]:
-        old.unlink(missing_ok=True)
+def keep_newest(folder: Path, pattern: str, count: int, used: Collection[str] = ()) -> None:
+    """Removes the oldest files of a pattern but for `count` and those `used`: every change of a source makes another archive."""
+    dated = []
+    for path in folder.glob(pattern):
+        # Another lab that starts now may have removed it.
+        with contextlib.suppress(FileNotFoundError):
+            dated.append((path.stat().st_mtime, path))
+    for _, old in sorted(dated)[:-count]:
+        if old.name not in used:
+            old.unlink(missing_ok=True)
 
 
 def tools_image() -> Image:

@@ -13,9 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from controller.cni.build import BuildError, build_shim
 from controller.lab import rootfs
-from controller.lab.errors import LabError, Refusal
 from controller.lab.machine import Machine, ProcessSpec
 from controller.lab.node import RACK_LABEL
 from controller.lab.programs import cache_folder
@@ -50,11 +48,8 @@ def processes_on(machine: str, folder: Path, plugin: str) -> tuple[ProcessSpec, 
 
 
 def ensure_plugin() -> Path:
-    """The compiled CNI plugin, in the cache; LabError with the compiler's words if there is none."""
-    try:
-        return build_shim(cache_folder() / "programs")
-    except BuildError as error:
-        raise LabError(Refusal.BUILD_FAILED, str(error)) from error
+    """The compiled CNI plugin, in the cache. Raises LabError."""
+    return rootfs.compiled_plugin(cache_folder() / "programs")
 
 
 def kubeconfig_path(folder: Path, process: str) -> Path:

@@ -16,13 +16,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import controller
-from controller.cni.build import build_shim
+from controller.cni.build import BuildError, build_shim
 from controller.lab.errors import LabError, Refusal
 
 ROOT = Path(controller.__file__).resolve().parents[1]
 VERSION = importlib.metadata.version("podroute")
-# The speaker's user: ExaBGP and the daemon run as it. The number is BGP's port, which no distribution gives to another user.
-SPEAKER_USER, SPEAKER_ID = "podroute", 179
+# The speaker's user: ExaBGP and the daemon run as it. The number is of a range that no distribution gives to its users (systemd's
+# UIDS-GIDS: 60578 to 61183), as the node may know it by another name.
+SPEAKER_USER, SPEAKER_ID = "podroute", 61179
 PLUGIN = "usr/local/bin/podroute-cni"
 COMMANDS = ("podroute", "kubectl-podroute")
 PYTHON = "python3.11"
@@ -47,8 +48,11 @@ def fingerprint() -> str:
 
 
 def stage(root: Path, cache: Path) -> None:
-    """Lays everything out under `root`; the compiled plugin is kept in `cache`. Raises LabError and BuildError."""
-    interpreter = Path(sys.base_prefix, "bin", PYTHON)
+    """Lays everything out under `root`; the compiled plugin is kept in `cache`. Raises LabError."""
+    interpreter = Path("/usr/bin", PYTHON)
+    if sys.base_prefix != "/usr" or not interpreter.exists():
+        message = f"the image is made from Debian 12's own {PYTHON}, and podroute runs with {sys.executable} of {sys.base_prefix}"
+        raise LabError(Refusal.BUILD_FAILED, f"{message}; run `make clean prepare` with PYTHON=/usr/bin/{PYTHON}")
     _put(root, interpreter)
     (root / "usr/bin/python3").symlink_to(interpreter.name)
     library = Path(sysconfig.get_path("stdlib"))
@@ -58,7 +62,7 @@ def stage(root: Path, cache: Path) -> None:
     for path in _sources():
         _copy(path, root / PACKAGES / path.relative_to(ROOT))
     _copy(Path(_distribution_info("podroute")), root / PACKAGES / f"podroute-{VERSION}.dist-info/METADATA")
-    _copy(build_shim(cache), root / PLUGIN)
+    _copy(compiled_plugin(cache), root / PLUGIN)
     nft = shutil.which("nft", path="/usr/sbin:/sbin:/usr/bin")
     if nft is None:
         raise LabError(Refusal.NO_PACKAGE, "nft is not on this machine: install nftables")
@@ -66,6 +70,14 @@ def stage(root: Path, cache: Path) -> None:
     _write_texts(root)
     _add_libraries(root)
     _compile(root)
+
+
+def compiled_plugin(cache: Path) -> Path:
+    """The compiled CNI plugin, in the cache; LabError with the compiler's words if there is none."""
+    try:
+        return build_shim(cache)
+    except BuildError as error:
+        raise LabError(Refusal.BUILD_FAILED, str(error)) from error
 
 
 def runtime_packages(name: str) -> set[str]:

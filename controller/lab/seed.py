@@ -8,6 +8,7 @@ node unpacks it.
 
 import hashlib
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from controller.lab.execute import run_checked, wait_until
 from controller.lab.images import keep_newest
 from controller.lab.node import runtime_path, runtime_program
 from controller.lab.programs import Report, cache_folder
+from controller.lab.state import LABS
 
 START_LIMIT_S = 20.0
 IMPORT_LIMIT_S = 120.0
@@ -45,10 +47,22 @@ def ensure_seed(programs: Mapping[str, Path], images: Sequence[Path], report: Re
             for image in images:
                 run_checked([*ctr, "images", "import", str(image)], seconds=IMPORT_LIMIT_S)
         partial = archive.with_suffix(f".{os.getpid()}")
-        run_checked(["tar", "--create", "--file", str(partial), "--directory", str(root), "."])
-        partial.rename(archive)
-    keep_newest(archive.parent, "containerd-*.tar", KEPT_SEEDS)
+        try:
+            run_checked(["tar", "--create", "--file", str(partial), "--directory", str(root), "."])
+            partial.rename(archive)
+        finally:
+            partial.unlink(missing_ok=True)
+    keep_newest(archive.parent, "containerd-*.tar", KEPT_SEEDS, _in_use())
     return archive
+
+
+def _in_use() -> set[str]:
+    """Archives from which nodes of labs that run were made, and are made anew after a loss of power."""
+    return {
+        Path(word).name
+        for path in LABS.glob("*/*/spec.json")
+        for word in re.findall(r"[^\"]*/containerd-[0-9a-f]+\.tar", path.read_text())
+    }
 
 
 @contextmanager

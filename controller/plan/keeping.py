@@ -71,20 +71,21 @@ def with_kept_members(
 ) -> ClusterNetworkSpec:
     """The mesh with nodes that are `away`, by the addresses that they had in it and that no other node has now.
 
-    These are nodes' addresses still: pods are not masqueraded towards them, and no neighbour's route to them is believed.
+    What were nodes' addresses are so still, in the mesh or not: pods are not masqueraded towards them, and no neighbour's route to
+    them is believed.
     """
-    if configuration.node_mesh == "Disabled" or not away:
+    if not away:
         return spec
     present, taken = {member.node for member in spec.mesh}, set(spec.node_addresses)
-    kept = []
-    for member in old.mesh:
+    mesh = list(spec.mesh)
+    for member in old.mesh if configuration.node_mesh != "Disabled" else ():
         addresses = tuple(address for address in member.addresses if address not in taken)
         if member.node in away and member.node not in present and addresses:
-            kept.append(MeshMember(node=member.node, addresses=addresses, as_number=configuration.as_number))
+            mesh.append(MeshMember(node=member.node, addresses=addresses, as_number=configuration.as_number))
     return msgspec.structs.replace(
         spec,
-        mesh=tuple(sorted((*spec.mesh, *kept), key=lambda each: each.node)),
-        node_addresses=tuple(sorted(taken.union(*(member.addresses for member in kept)))),
+        mesh=tuple(sorted(mesh, key=lambda each: each.node)),
+        node_addresses=tuple(sorted(taken.union(old.node_addresses))),
     )
 
 

@@ -1,5 +1,6 @@
 """The nft table: forged sources never arrive with it and do without it, and it is kept as wanted without touching others."""
 
+import json
 import socket
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
@@ -218,6 +219,10 @@ def test_a_pod_reaches_a_guarded_port_of_its_node_only_as_a_neighbour(world: Wor
         assert rule_problems(GUARD) == []
         assert not connects(pod, node, PORT)
         assert connects(pod, node, OPEN_PORT)
+        if family == 6:
+            # Which every pod has, and which no pool holds.
+            assert connects(pod, node, OPEN_PORT, link_local(pod))
+            assert not connects(pod, node, PORT, link_local(pod))
         # The node itself, and whoever is no pod, is let in.
         socket.create_connection((node, PORT), 1).close()
         table.apply(replace(GUARD, neighbours=(own,)))
@@ -225,10 +230,24 @@ def test_a_pod_reaches_a_guarded_port_of_its_node_only_as_a_neighbour(world: Wor
         assert not connects(stranger, node, PORT)
 
 
-def connects(pod: Pod, address: str, port: int) -> bool:
+def link_local(pod: Pod) -> str:
+    """The address that the kernel gave the pod's interface, once it has seen that nobody else has it."""
+
+    def found() -> list[str]:
+        with in_netns(pod.fd):
+            shown = json.loads(run("ip", "-j", "-6", "address", "show", "dev", "eth0", "scope", "link", "-tentative"))
+        return [entry["local"] for each in shown for entry in each.get("addr_info", ()) if "local" in entry]
+
+    wait_until(lambda: bool(found()), "a link-local address of the pod")
+    return found()[0]
+
+
+def connects(pod: Pod, address: str, port: int, source: str = "") -> bool:
     """Whether the pod gets a connection; what is dropped gives no answer."""
     with in_netns(pod.fd), socket.socket(FAMILIES[4 if "." in address else 6]) as connection:
         connection.settimeout(0.5)
+        if source:
+            connection.bind((source, 0, 0, socket.if_nametoindex("eth0")))
         try:
             connection.connect((address, port))
         except TimeoutError:

@@ -58,7 +58,13 @@ def afterwards(lab: Lab) -> Iterator[ExitStack]:
 
 # Tests that leave the shared lab busy for a while, and those that do not need it.
 LEAVING_IT_BUSY = "test_bad_input_nodes"
-WITH_LABS_OF_THEIR_OWN = ("test_lab_itself", "test_lab_routers", "test_node_mesh")
+WITH_LABS_OF_THEIR_OWN = (
+    "test_lab_itself",
+    "test_lab_routers",
+    "test_node_mesh",
+    "test_installed",
+    "test_lab_commands",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

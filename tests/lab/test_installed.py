@@ -1,6 +1,12 @@
 """podroute as users install it, by `kubectl apply -k manifests/`: containers with few rights, and what their replacement costs."""
 
+import contextlib
+import json
+import os
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +26,7 @@ NAMESPACE = "podroute-system"
 # Bits of capabilities(7), as in linux/capability.h.
 BITS = {
     "CHOWN": 0,
+    "DAC_OVERRIDE": 1,
     "KILL": 5,
     "SETGID": 6,
     "SETUID": 7,
@@ -50,14 +57,18 @@ def parts(lab: Lab, component: str) -> list[dict[str, Any]]:
 
 def statuses(pod: dict[str, Any]) -> list[dict[str, str]]:
     """/proc/PID/status of every process in the pod's containers but the one that holds its namespaces."""
-    found = []
+    found: list[dict[str, str]] = []
     for procs in CGROUPS.glob(f"pids/*/*/*/kubepods/**/pod{pod['metadata']['uid']}/*/cgroup.procs"):
         for pid in procs.read_text().split():
-            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-            status = dict(re.split(r":\s*", line, maxsplit=1) for line in lines)
-            if status["Name"] != "pause":
-                found.append(status)
-    return found
+            # One that an agent runs for a moment may be gone.
+            with contextlib.suppress(OSError):
+                lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+                found.append(dict(re.split(r":\s*", line, maxsplit=1) for line in lines))
+    return [status for status in found if status["Name"] != "pause"]
+
+
+def on_nodes(lab: Lab, component: str) -> list[str]:
+    return sorted(pod["spec"]["nodeName"] for pod in parts(lab, component))
 
 
 def capabilities(component: str) -> int:
@@ -70,14 +81,20 @@ def capabilities(component: str) -> int:
 def test_every_node_has_an_agent_and_a_speaker_and_the_cluster_an_operator(installed_lab: Lab) -> None:
     nodes = list(installed_lab.topology.node_names)
     for component in ("agent", "speaker"):
-        assert sorted(pod["spec"]["nodeName"] for pod in parts(installed_lab, component)) == nodes
-    assert len(parts(installed_lab, "operator")) == 1
+        eventually(
+            lambda c=component: on_nodes(installed_lab, c) == nodes,
+            30,
+            lambda c=component: f"{on_nodes(installed_lab, c)}",
+        )
+    eventually(lambda: len(parts(installed_lab, "operator")) == 1, 30, "one operator")
     assert all_established(installed_lab, installed_lab.topology.tor_names)
 
 
 def test_operator_and_agents_have_the_manifests_capabilities_and_can_gain_none(installed_lab: Lab) -> None:
-    for component, user in (("operator", "65534"), ("agent", "0")):
-        for pod in parts(installed_lab, component):
+    for component, user, count in (("operator", "65534", 1), ("agent", "0", len(installed_lab.topology.node_names))):
+        pods = parts(installed_lab, component)
+        assert len(pods) == count
+        for pod in pods:
             found = statuses(pod)
             assert found
             for status in found:
@@ -88,6 +105,7 @@ def test_operator_and_agents_have_the_manifests_capabilities_and_can_gain_none(i
 
 
 def test_exabgp_and_the_daemon_are_unprivileged_but_for_low_ports(installed_lab: Lab) -> None:
+    assert on_nodes(installed_lab, "speaker") == list(installed_lab.topology.node_names)
     for pod in parts(installed_lab, "speaker"):
         by_user: dict[str, list[dict[str, str]]] = {}
         for status in statuses(pod):
@@ -115,8 +133,12 @@ def test_replacing_a_speaker_costs_running_pods_nothing(installed_lab: Lab, acro
     (old,) = (pod for pod in parts(installed_lab, "speaker") if pod["spec"]["nodeName"] == node)
     with undisturbed(installed_lab, across, restarting=node):
         installed_lab.kubectl("delete", "pod", "-n", NAMESPACE, old["metadata"]["name"])
-    (new,) = (pod for pod in parts(installed_lab, "speaker") if pod["spec"]["nodeName"] == node)
-    assert new["metadata"]["uid"] != old["metadata"]["uid"]
+
+    def replaced() -> bool:
+        there = [pod["metadata"]["uid"] for pod in parts(installed_lab, "speaker") if pod["spec"]["nodeName"] == node]
+        return len(there) == 1 and there != [old["metadata"]["uid"]]
+
+    eventually(replaced, 20, f"another speaker's pod on {node}")
 
 
 def test_a_pod_starts_while_the_operator_is_replaced(installed_lab: Lab) -> None:
@@ -128,3 +150,42 @@ def test_a_pod_starts_while_the_operator_is_replaced(installed_lab: Lab) -> None
     eventually(
         lambda: [p for p in parts(lab, "operator") if p["metadata"]["uid"] != old["metadata"]["uid"]], 60, "another"
     )
+
+
+def test_check_asks_the_agents_pods_and_finds_what_is_planted(installed_lab: Lab) -> None:
+    lab, node, prefix = installed_lab, installed_lab.topology.node_names[0], "10.244.250.2/32"
+    eventually(lambda: findings_by_kubectl(lab) == [], 30, lambda: f"{findings_by_kubectl(lab)}")
+    (pod,) = (each for each in parts(lab, "agent") if each["spec"]["nodeName"] == node)
+    agents = [int(status["Pid"]) for status in statuses(pod)]
+    # Otherwise it would be repaired within a second.
+    for pid in agents:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        lab.netns_exec(node, ["ip", "route", "add", prefix, "dev", "lo", "proto", "179", "metric", "179"])
+        wanted = ("RouteSurplus", f"node {node}, route {prefix}")
+        eventually(
+            lambda: wanted in {(each["kind"], each["object"]) for each in findings_by_kubectl(lab)}, 20, f"{wanted}"
+        )
+    finally:
+        for pid in agents:
+            os.kill(pid, signal.SIGCONT)
+    eventually(lambda: findings_by_kubectl(lab) == [], 30, "the agent has repaired it")
+
+
+def findings_by_kubectl(lab: Lab) -> list[dict[str, str]]:
+    """What `podroute check` finds in any cluster: by the administrator's kubeconfig, with kubectl exec into the agents' pods."""
+    argv = [
+        "nsenter",
+        f"--net={lab.netns('cp')}",
+        "--",
+        sys.executable,
+        "-m",
+        "controller.cli.main",
+        "check",
+        "-o",
+        "json",
+    ]
+    environment = {**os.environ, **lab.environment("cp")}
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    return list(json.loads(done.stdout))

@@ -27,6 +27,7 @@ class Endpoint:
         self.own, self.peer, self.port, self.interval = own, peer, port, 1 / rate
         self.stopping = threading.Event()
         self.sent = 0
+        self.begun = self.last = time.monotonic()
         self.sending = self.send_gap = 0.0
         self.received: list[tuple[int, float]] = []
         self.stream: list[float] = []
@@ -44,29 +45,30 @@ class Endpoint:
         for thread in threads:
             thread.start()
         self.stopping.wait()
-        # A stream that came to a standstill has its gap at the end.
+        # A stream that came to a standstill, and a sender, have their gap at the end.
         self.stream.append(time.monotonic())
+        self.pause(self.stream[-1])
         # What is under way still arrives.
         time.sleep(0.5)
         self.report()
 
     def send(self) -> None:
         """What a busy machine delayed is made up for; the longest pause is noted, as nothing is probed during it."""
-        begun = due = last = time.monotonic()
+        self.begun = self.last = due = time.monotonic()
         while not self.stopping.is_set():
             try:
                 self.udp.sendto(NUMBER.pack(self.sent), (self.peer, self.port))
             except OSError as error:
                 self.send_errors.append(str(error))
+            self.sent += 1
             now = time.monotonic()
-            self.sent, self.sending, self.send_gap, last = (
-                self.sent + 1,
-                now - begun,
-                max(self.send_gap, now - last),
-                now,
-            )
+            self.pause(now)
             due += self.interval
             time.sleep(max(0.0, due - now))
+
+    def pause(self, now: float) -> None:
+        """Notes that up to now nothing was sent since the last time."""
+        self.sending, self.send_gap, self.last = now - self.begun, max(self.send_gap, now - self.last), now
 
     def receive(self) -> None:
         while True:

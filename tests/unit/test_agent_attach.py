@@ -189,7 +189,7 @@ def test_a_deletion_adds_to_the_rests_in_the_file_and_the_last_line_of_an_addres
     folder.note_resting({four: 40.25})
     assert folder.load_resting() == {four: 40.25, six: 11.0}
     with (tmp_path / "resting").open("a") as file:
-        file.write("10.244.0.2\nno address 12\n")
+        file.write("10.244.0.2\nno address 12 .\n10.244.0.1 4")
     folder.note_resting({six: 41.0})
     assert folder.load_resting() == {four: 40.25, six: 41.0}
     folder.store_resting({})

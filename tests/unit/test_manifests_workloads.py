@@ -13,9 +13,10 @@ ROOT = Path(__file__).resolve().parents[2]
 # Each container's capabilities (capabilities(7)); all others are dropped.
 CAPABILITIES = {
     "operator": set(),
-    "install-cni": set(),
-    # Links, routes, rules, conntrack; setns(2) into pods.
-    "agent": {"NET_ADMIN", "SYS_ADMIN"},
+    # The runtime's folder may be another user's.
+    "install-cni": {"DAC_OVERRIDE"},
+    # The same; links, routes, rules, conntrack; setns(2) into pods.
+    "agent": {"DAC_OVERRIDE", "NET_ADMIN", "SYS_ADMIN"},
     # Give the folder away, become the speaker's user with port 179 and nothing else, end what it started.
     "speaker": {"CHOWN", "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID"},
 }
@@ -24,6 +25,16 @@ HOST_PATHS = {
     "podroute-operator": set(),
     "podroute-agent": {"/run/podroute", "/opt/cni/bin", "/etc/cni/net.d", "/proc/sys/net"},
     "podroute-speaker": {"/run/podroute"},
+}
+# An agent and a speaker stay on any node; the operator leaves one that is dead.
+ANYWHERE = [{"operator": "Exists"}]
+TOLERATED = {
+    "podroute-operator": [
+        {"operator": "Exists", "effect": "NoSchedule"},
+        {"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30},
+    ],
+    "podroute-agent": ANYWHERE,
+    "podroute-speaker": ANYWHERE,
 }
 
 
@@ -60,7 +71,7 @@ def test_a_container_has_the_capabilities_of_the_table_and_can_gain_no_others(na
 def test_a_workload_sees_only_the_folders_of_the_table_and_survives_any_taint(name: str) -> None:
     spec = workloads()[name]["spec"]["template"]["spec"]
     assert {each["hostPath"]["path"] for each in spec["volumes"] if "hostPath" in each} == HOST_PATHS[name]
-    assert spec["tolerations"] == [{"operator": "Exists"}]
+    assert spec["tolerations"] == TOLERATED[name]
     assert spec["hostNetwork"] is True
     assert "hostPID" not in spec
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}

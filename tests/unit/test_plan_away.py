@@ -91,6 +91,17 @@ def test_what_no_longer_holds_for_any_node_holds_for_none_that_is_away(sim: Simu
     assert mesh(sim) == {}
 
 
+def test_its_addresses_are_a_nodes_addresses_still_without_a_mesh(sim: Simulation) -> None:
+    configure(sim, BGPConfigurationSpec(node_mesh="Disabled"))
+    sim.settle()
+    delete(sim)
+    assert mesh(sim) == {}
+    assert node_addresses(sim) >= set(ADDRESSES)
+    sim.now += 2000
+    sim.settle()
+    assert node_addresses(sim).isdisjoint(ADDRESSES)
+
+
 def test_an_address_that_another_node_has_now_is_that_nodes_alone(sim: Simulation) -> None:
     delete(sim)
     sim.add_node("n9", 12, rack="r9")
