@@ -58,8 +58,9 @@ bench: prepare ## Measure beside the references; writes bench.md.
 soak: prepare ## The long forms of the tests.
 	$(BIN)/pytest -q --durations=15 tests -m soak
 
-generate: .venv/.ready ## Write the generated files anew: CRDs.
+generate: .venv/.ready ## Write the generated files anew: CRDs, the table of reasons.
 	$(BIN)/python -m controller.api.crd manifests/crds
+	$(BIN)/python -m controller.cli.reference docs/reasons.md
 
 clean: ## Remove what was made in the tree.
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -48,7 +48,8 @@ Report = Callable[[str], None]
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """What `up` was asked for. `containerd` is "1" (the distribution's) or "2" (built); `keep` leaves a failed start
     for inspection. `processes`: operator, agents and speakers as supervised processes that run from the tree, instead of by the
-    manifests on the nodes' kubelets.
+    manifests on the nodes' kubelets. `bare`: the image is on the nodes, and nothing of podroute applied (with `processes`: no pool
+    and no peer).
     """
 
     name: str = "lab"
@@ -255,7 +256,8 @@ class _Start:
         self.kubectl("create", "-f", "-", text=_listed(items))
         objects = list(yaml.safe_load_all(COREDNS.read_text()))
         if self.wanted.cni == "podroute":
-            self._install_podroute()
+            if self.wanted.processes or not self.wanted.bare:
+                self._install_podroute()
             objects += [] if self.wanted.bare else podroute.network_objects(topology)
         # Again for a while: a kind that is new is not served at once.
         apply = partial(self.kubectl, "apply", "-f", "-", text=_listed(objects))

@@ -47,7 +47,7 @@ def up(
         str, typer.Option(help="1: the distribution's; 2: version 2.3, built with Go 1.26.8 or later.")
     ] = "1",
     bare: Annotated[
-        bool, typer.Option("--bare", help="Install podroute, but apply no pool and no peer; nodes wait for them.")
+        bool, typer.Option("--bare", help="Install nothing of podroute: nodes wait for `kubectl apply -k manifests/`.")
     ] = False,
     processes: Annotated[
         bool,

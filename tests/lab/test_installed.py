@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import yaml
 from faults import all_established, undisturbed
+from host_state import need_root
+from router_tables import pod_table
 from workloads import CGROUPS, Pod, eventually, pods_on
 
 from controller.lab.cluster import Lab
@@ -150,6 +152,30 @@ def test_a_pod_starts_while_the_operator_is_replaced(installed_lab: Lab) -> None
     eventually(
         lambda: [p for p in parts(lab, "operator") if p["metadata"]["uid"] != old["metadata"]["uid"]], 60, "another"
     )
+
+
+def test_the_readmes_installation_works_word_for_word_on_a_bare_cluster() -> None:
+    need_root()
+    (block,) = re.findall(r"## Install\n.*?\n\n((?:    .*\n)+)", (ROOT / "README.md").read_text(), re.DOTALL)
+    commands = [line.strip() for line in block.splitlines()]
+    assert commands[0] == "kubectl apply -k manifests/"
+    lab = Lab.up(f"v{os.getpid()}", nodes=2, racks=2, bare=True)
+    try:
+        assert lab.get("customresourcedefinitions")["items"] == []
+        for command in commands:
+            shell = [str(Path(sys.executable).with_name("podroute")), "lab", "shell", "--name", lab.name, "cp", "--"]
+            done = subprocess.run([*shell, "sh", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{command}: {done.stderr}"
+        eventually(
+            lambda: all(pod_table(lab, tor, f) for tor in lab.topology.tor_names for f in (4, 6)),
+            30,
+            "blocks at the ToRs",
+        )
+        with pods_on(lab, list(lab.topology.node_names), "first") as (one, other):
+            for address in other.addresses:
+                subprocess.run([*one.place.enter, "ping", "-c1", "-W2", address], check=True, capture_output=True)
+    finally:
+        lab.down()
 
 
 def test_check_asks_the_agents_pods_and_finds_what_is_planted(installed_lab: Lab) -> None:
