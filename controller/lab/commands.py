@@ -22,6 +22,7 @@ from controller.lab.demo import start_demo
 from controller.lab.errors import LabError, Refusal
 from controller.lab.images import OWN_IMAGE, ensure_own_image
 from controller.lab.packages import ensure_packages
+from controller.lab.podroute import SOURCES
 from controller.lab.state import CNI_KINDS, Cni, lab_names
 from controller.lab.status import MachineStatus, Status, lab_status, picture
 from controller.lab.teardown import require_root, tear_down
@@ -123,10 +124,12 @@ def shell(
     command: Annotated[list[str] | None, typer.Argument(help="After --: a command instead of a shell.")] = None,
     name: Name = "lab",
 ) -> None:
-    """Enter a machine of the lab; in cp, kubectl is ready to use."""
+    """Enter a machine of the lab; in cp, kubectl is ready to use, and the folder is podroute's own."""
     with _errors():
         lab = Lab.find(name)
-        argv = lab.machine(machine).enter(command or ["bash", "--norc"])
+        # In cp, where the tree is: its manifests and examples are what one applies there.
+        place = ["env", f"--chdir={SOURCES}"] if machine == "cp" else []
+        argv = lab.machine(machine).enter([*place, *(command or ["bash", "--norc"])])
         environment = {**os.environ, **lab.environment(machine), "PS1": f"{name}-{machine}# "}
     os.execvpe(argv[0], argv, environment)
 

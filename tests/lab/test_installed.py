@@ -156,7 +156,7 @@ def test_a_pod_starts_while_the_operator_is_replaced(installed_lab: Lab) -> None
 
 def test_the_readmes_installation_works_word_for_word_on_a_bare_cluster() -> None:
     need_root()
-    (block,) = re.findall(r"## Install\n.*?\n\n((?:    .*\n)+)", (ROOT / "README.md").read_text(), re.DOTALL)
+    (block,) = re.findall(r"## Install\n(?:(?!    ).*\n)*((?:    .*\n)+)", (ROOT / "README.md").read_text())
     commands = [line.strip() for line in block.splitlines()]
     assert commands[0] == "kubectl apply -k manifests/"
     lab = Lab.up(f"v{os.getpid()}", nodes=2, racks=2, bare=True)
