@@ -27,7 +27,7 @@ spec: {{gracePeriods: {{idleBlock: 3}}}}
 ---
 apiVersion: podroute.dev/v1alpha1
 kind: IPPool
-metadata: {{name: small-v4}}
+metadata: {{name: tiny-v4}}
 spec:
   cidr: 10.77.0.0/24
   blockSize: 30
@@ -36,7 +36,7 @@ spec:
 ---
 apiVersion: podroute.dev/v1alpha1
 kind: IPPool
-metadata: {{name: small-v6}}
+metadata: {{name: tiny-v6}}
 spec:
   cidr: fd00:77::/120
   blockSize: 126
@@ -51,7 +51,7 @@ def small_pools(lab: Lab) -> Iterator[None]:
     eventually(lambda: len(small_blocks(lab)) >= 2 * len(lab.topology.node_names), 30, lambda: f"{small_blocks(lab)}")
     yield
     lab.kubectl("delete", "namespace", SMALL, "--wait=true", seconds=120)
-    lab.kubectl("delete", "ippool", "small-v4", "small-v6", "--wait=true", "--timeout=120s", seconds=150)
+    lab.kubectl("delete", "ippool", "tiny-v4", "tiny-v6", "--wait=true", "--timeout=120s", seconds=150)
     lab.kubectl("delete", "bgpconfiguration", "default")
 
 
