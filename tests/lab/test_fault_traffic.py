@@ -11,7 +11,7 @@ from faults import speaker_pid, start_again, undisturbed
 from router_tables import RouteWatch, node_blocks
 from seen_source import place_of
 from traffic import Traffic
-from workloads import CGROUPS, Pod, apply, eventually, pods, pods_on
+from workloads import Pod, apply, eventually, pods, pods_on, processes_in
 
 from controller.lab.cluster import Lab
 from controller.lab.execute import wait_until
@@ -158,9 +158,9 @@ def test_the_api_server_may_be_away_for_a_minute_with_an_agent_restart_in_it(lab
                 old = lab.pid(node, "agent")
                 lab.kill(node, "agent")
                 eventually(lambda: lab.pid(node, "agent") not in (None, old), 10, "the agent runs again")
-                before = processes_of(known)
+                before = processes_in(known.uid)
                 subprocess.run(["kill", "-9", *map(str, before)], check=True)
-                eventually(lambda: len(processes_of(known) - before) >= 2, 30, "sandbox and container run again")
+                eventually(lambda: len(processes_in(known.uid) - before) >= 2, 30, "sandbox and container run again")
                 eventually(lambda: time.monotonic() - since > AWAY_S, AWAY_S + 5, "the time is over")
             finally:
                 start_again(lab, "cp", "kube-apiserver")
@@ -200,9 +200,3 @@ def take_away(lab: Lab, machine: str, process: str) -> None:
 
 def _with_new_addresses(lab: Lab, pod: Pod) -> Pod | None:
     return next((now for now in pods(lab, f"app={pod.name}") if now.addresses not in ((), pod.addresses)), None)
-
-
-def processes_of(pod: Pod) -> set[int]:
-    """All processes of the pod, its sandbox included."""
-    found = CGROUPS.glob(f"pids/*/*/*/kubepods/**/pod{pod.uid}/*/cgroup.procs")
-    return {int(word) for procs in found for word in procs.read_text().split()}

@@ -16,7 +16,7 @@ import yaml
 from faults import all_established, undisturbed
 from host_state import need_root
 from router_tables import pod_table
-from workloads import CGROUPS, Pod, eventually, pods_on
+from workloads import Pod, eventually, pods_on, processes_in
 
 from controller.lab.cluster import Lab
 from controller.lab.podroute import ROOT
@@ -60,12 +60,11 @@ def parts(lab: Lab, component: str) -> list[dict[str, Any]]:
 def statuses(pod: dict[str, Any]) -> list[dict[str, str]]:
     """/proc/PID/status of every process in the pod's containers but the one that holds its namespaces."""
     found: list[dict[str, str]] = []
-    for procs in CGROUPS.glob(f"pids/*/*/*/kubepods/**/pod{pod['metadata']['uid']}/*/cgroup.procs"):
-        for pid in procs.read_text().split():
-            # One that an agent runs for a moment may be gone.
-            with contextlib.suppress(OSError):
-                lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-                found.append(dict(re.split(r":\s*", line, maxsplit=1) for line in lines))
+    for pid in processes_in(pod["metadata"]["uid"]):
+        # One that an agent runs for a moment may be gone.
+        with contextlib.suppress(OSError):
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            found.append(dict(re.split(r":\s*", line, maxsplit=1) for line in lines))
     return [status for status in found if status["Name"] != "pause"]
 
 

@@ -1,6 +1,8 @@
 """Pods for lab tests: made, awaited, entered, removed."""
 
+import contextlib
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -137,12 +139,23 @@ def await_no_other_pools(lab: Lab) -> None:
 
 def pid_of(uid: str) -> int:
     """The host's pid of a process in the pod: its cgroup is named after its UID."""
-    pids: list[int] = []
+    return min(wait_until(lambda: processes_in(uid), 5.0, f"a process of pod {uid} is in {CGROUPS}"))
 
-    def found() -> bool:
-        for procs in CGROUPS.glob(f"pids/*/*/*/kubepods/**/pod{uid}/*/cgroup.procs"):
-            pids.extend(map(int, procs.read_text().split()))
-        return bool(pids)
 
-    wait_until(found, 5.0, f"a process of pod {uid} is in {CGROUPS}")
-    return pids[0]
+def processes_in(uid: str) -> set[int]:
+    """All processes of the pod, its sandbox included. Others' pods and labs may go while it is looked for."""
+    found: set[int] = set()
+    with contextlib.suppress(FileNotFoundError):
+        for kubepods in CGROUPS.glob("pids/*/*/*/kubepods"):
+            for quality in ("", "besteffort", "burstable"):
+                found |= _processes_below(kubepods / quality / f"pod{uid}")
+    return found
+
+
+def _processes_below(folder: Path) -> set[int]:
+    found: set[int] = set()
+    with contextlib.suppress(OSError):
+        for container in os.listdir(folder):
+            with contextlib.suppress(OSError):
+                found.update(map(int, (folder / container / "cgroup.procs").read_text().split()))
+    return found
