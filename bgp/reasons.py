@@ -7,6 +7,12 @@ Kubernetes condition reasons. Used by `bgp.decision`, `bgp.speaker` and everyone
 from enum import StrEnum
 from typing import Self
 
+_LOCAL_ADDRESS_MISSING = (
+    "LocalAddressMissing",
+    "the local address is on none of the node's interfaces",
+    "correct sourceAddress, or give the node the address",
+)
+
 
 class _Word(StrEnum):
     """A word with its meaning; `remedy` is empty where nothing is wrong, or where it ends by itself."""
@@ -90,11 +96,7 @@ class SessionReason(_Word):
         "an earlier neighbour of the list has the same address",
         "delete one of the two BGPPeers, or give them distinct node selectors",
     )
-    LOCAL_ADDRESS_MISSING = (
-        "LocalAddressMissing",
-        "the local address is on none of the node's interfaces",
-        "correct sourceAddress, or give the node the address",
-    )
+    LOCAL_ADDRESS_MISSING = _LOCAL_ADDRESS_MISSING
     CONFIGURATION_REFUSED = (
         "ConfigurationRefused",
         "a field is wrong, or ExaBGP's own parser refused the neighbour",
@@ -136,11 +138,7 @@ class ProblemReason(_Word):
         "two neighbours have one address",
         "delete one of the two BGPPeers, or give them distinct node selectors",
     )
-    LOCAL_ADDRESS_MISSING = (
-        "LocalAddressMissing",
-        "the local address is on none of the node's interfaces",
-        "correct sourceAddress, or give the node the address",
-    )
+    LOCAL_ADDRESS_MISSING = _LOCAL_ADDRESS_MISSING
     CONFIGURATION_REFUSED = (
         "ConfigurationRefused",
         "ExaBGP's own parser refused the neighbour",

@@ -106,7 +106,8 @@ class RunFolder:
 
     def _lines_of(self, name: str) -> list[str]:
         try:
-            return (self.path / name).read_text().splitlines()
+            # What is no text is no line of ours, and no reason to end.
+            return (self.path / name).read_text(errors="replace").splitlines()
         except OSError:
             return []
 

@@ -139,8 +139,8 @@ class Rules:
     """What the nft table `podroute` has to do beyond refusing forged sources.
 
     A packet from a pod in `nat_outgoing` gets the node's address unless its destination lies in `routed`
-    (pools, node addresses, service ranges). No packet from `pods` reaches the node's TCP ports `guarded`, unless it comes from
-    one of `neighbours`. Prefixes of one tuple must not overlap: `nft` refuses such a set.
+    (pools, node addresses, service ranges). No pod, of this node or with an address in `pods`, connects to the node's TCP ports
+    `guarded`, unless it is one of `neighbours`. Prefixes of one tuple must not overlap: `nft` refuses such a set.
     """
 
     nat_outgoing: tuple[Prefix, ...] = ()

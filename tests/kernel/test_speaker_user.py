@@ -1,5 +1,6 @@
 """Whom the speaker runs as, what it may do, and what it says when it can't start."""
 
+import pwd
 import subprocess
 import sys
 from pathlib import Path
@@ -107,6 +108,18 @@ def test_the_routers_folder_is_reached_through_folders_that_are_only_passable(se
     speaker = Speaker(node, name="parent/speaker")
     wait_for(speaker.is_answering, "the speaker answering")
     assert speaker.folder.stat().st_uid == 65534
+
+
+def test_another_user_takes_over_the_folder_with_the_orders_in_it(segment):
+    node = segment.host("node", 11)
+    former = Speaker(node)
+    former.sync(desired(node))
+    stored = former.folder / "desired.json"
+    assert stored.stat().st_uid == 65534
+    former.stop()
+    speaker = Speaker(node, user="daemon")
+    wait_for(speaker.is_answering, "the speaker of another user answering")
+    assert {path.stat().st_uid for path in (speaker.folder, stored)} == {pwd.getpwnam("daemon").pw_uid}
 
 
 def test_a_second_speaker_in_the_same_folder_is_refused_and_the_first_goes_on(segment):

@@ -196,6 +196,20 @@ def test_a_deletion_adds_to_the_rests_in_the_file_and_the_last_line_of_an_addres
     assert folder.load_resting() == {}
 
 
+def test_the_rests_file_is_one_line_an_address_once_it_is_kept_and_is_not_written_twice(tmp_path: Path) -> None:
+    folder, address = RunFolder(tmp_path), ipaddress.ip_address("10.244.0.1")
+    for until in range(100):
+        folder.note_resting({address: float(until)})
+    folder.store_resting({address: 99.0})
+    file = tmp_path / "resting"
+    assert file.read_text().split() == ["10.244.0.1", "99.0", "."]
+    written = file.stat().st_ino
+    folder.store_resting({address: 99.0})
+    assert file.stat().st_ino == written
+    file.write_bytes(b"\xff\xfe no text\n10.244.0.1 99.0 .\n")
+    assert folder.load_resting() == {address: 99.0}
+
+
 def test_an_addition_waits_for_a_block_and_goes_on_when_one_is_granted(tmp_path: Path) -> None:
     async def story() -> None:
         node = Node(tmp_path, ())
