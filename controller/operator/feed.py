@@ -109,7 +109,9 @@ class Feed:
     async def _operate(self) -> None:
         # An event of this loop: for a threading.Event kopf would wait in an executor's thread, which nothing can end, and a kopf
         # that failed would never return.
-        self._end = (asyncio.get_running_loop(), end := asyncio.Event())
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_in_one_line)
+        self._end = (loop, end := asyncio.Event())
         if self._round.is_set():
             return
         await kopf.operator(
@@ -142,6 +144,16 @@ class Feed:
 
     async def _login(self, **_: Any) -> kopf.ConnectionInfo:
         return connection_of(self._config)
+
+
+def _in_one_line(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Tells what failed in kopf's loop and has nobody to catch it.
+
+    A watch that kopf's end cuts short leaves generators behind, one within the other. asyncio closes them all at once, and the outer
+    one then finds the inner one closed or closing: nothing is lost with that, since this loop ends and every kind is listed anew.
+    """
+    level = logging.DEBUG if "asyncgen" in context else logging.ERROR
+    log.log(level, "in the watches: %s: %s", context["message"], context.get("exception", "no exception"))
 
 
 def connection_of(config: SingleConfig) -> kopf.ConnectionInfo:

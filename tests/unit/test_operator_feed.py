@@ -1,8 +1,14 @@
 """What kopf's lists become: one list of the reconciler's own a kind, after kopf's has ended."""
 
 import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import AsyncIterator
 from typing import Any
 
+import kopf
+import pytest
 from lightkube.config.kubeconfig import KubeConfig
 
 from controller.api import IPBlock, IPPool
@@ -47,6 +53,43 @@ def test_an_event_of_a_watch_is_no_list() -> None:
 
     asyncio.run(body())
     assert listed == []
+
+
+@contextlib.asynccontextmanager
+async def held() -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        await asyncio.sleep(0)
+
+
+async def a_watch_within_a_block() -> AsyncIterator[int]:
+    while True:
+        async with held():
+            yield 1
+
+
+def test_a_watch_that_is_cut_short_leaves_no_traceback_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    left, rounds = [], threading.Semaphore(0)
+
+    async def operator(**_: Any) -> None:
+        # As kopf leaves its watches when it is cancelled between two events.
+        left.append(stream := a_watch_within_a_block())
+        await anext(stream)
+
+    def on_relist(_: type) -> None:
+        rounds.release()
+
+    monkeypatch.setattr(kopf, "operator", operator)
+    caplog.set_level(logging.DEBUG)
+    feed = Feed(KubeConfig.from_dict(CONFIG).get(), [IPPool], lambda _: None, on_relist)
+    feed.start()
+    assert rounds.acquire(timeout=10), "kopf's first round never ended"
+    feed.stop(10)
+    said = [r for r in caplog.records if "asynchronous generator" in r.getMessage()]
+    assert said and all(r.levelno == logging.DEBUG and r.exc_info is None for r in said)
 
 
 CONFIG = {
