@@ -89,7 +89,7 @@ def test_a_watch_that_is_cut_short_leaves_no_traceback_in_the_log(
     assert rounds.acquire(timeout=10), "kopf's first round never ended"
     feed.stop(10)
     said = [r for r in caplog.records if "asynchronous generator" in r.getMessage()]
-    assert said and all(r.levelno == logging.DEBUG and r.exc_info is None for r in said)
+    assert {(r.levelno, r.exc_info) for r in said} == {(logging.DEBUG, None)}
 
 
 CONFIG = {
