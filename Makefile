@@ -33,7 +33,7 @@ prepare: .venv/.ready
 	@$(BIN)/python -m controller.lab.prepare
 
 test: lint prepare ## Run all tests: pure, kernel, and on a real cluster with real routers.
-	$(BIN)/pytest -q -n 2 tests/unit tests/golden tests/replay
+	$(BIN)/pytest -q -n 2 tests/unit tests/golden tests/replay tests/safety
 	$(BIN)/pytest -q -n 2 --dist loadfile $(APART)
 	$(BIN)/pytest -q --durations=15 $(SHARING)
 

@@ -41,8 +41,8 @@ from controller.plan.learned import (
     learned_step,
     route_table,
 )
-from controller.plan.node import Local, NodePlan, plan_node
-from controller.plan.returned import after_taking_back
+from controller.plan.node import Local, NodePlan, is_given_up, plan_node
+from controller.plan.returned import Return, after_holding, after_taking_back
 from controller.plan.speaking import Surroundings
 from controller.plan.withdrawal import after_telling
 
@@ -267,6 +267,9 @@ class Reconciler:
         used = frozenset(block.uid for block in plan.blocks if block.state == "Active")
         told = after_telling(state.snapshot.told, plan.desired.neighbours, state.observed, state.clock())
         returns = after_taking_back(state.snapshot.returns, used)
+        if not is_given_up(state.snapshot, state.clock()):
+            answer = Return(plan.object_uid, plan.generation, plan.epoch)
+            returns = after_holding(returns, state.snapshot.held, plan.blocks, answer)
         snapshot = msgspec.structs.replace(state.snapshot, held=plan.blocks, returns=returns, told=told)
         if snapshot != state.snapshot:
             state.snapshot = snapshot

@@ -42,12 +42,17 @@ class Conflict:
 class Claims:
     """IPBlocks to create again, and claims that can't be honoured.
 
-    `contested` are CIDRs of blocks that their owner does not use and another node does: they are asked back for it.
+    `contested` are CIDRs of blocks that their owner does not use and another node does, or may: they are asked back for it.
     """
 
     recreated: list[IPBlock] = field(default_factory=list)
     conflicts: list[Conflict] = field(default_factory=list)
     contested: set[str] = field(default_factory=set)
+
+    def disputed_by(self, node: str) -> frozenset[str]:
+        """CIDRs of what the node uses, or may, and another has the IPBlock of."""
+        of_others = (each for each in self.conflicts if each.reason is Reason.BLOCK_CONFLICT)
+        return frozenset(each.cidr for each in of_others if each.node == node)
 
 
 def claims_of(inventory: Inventory, networks: Mapping[str, NodeNetwork]) -> Claims:
@@ -72,7 +77,9 @@ def claims_of(inventory: Inventory, networks: Mapping[str, NodeNetwork]) -> Clai
                 continue
             found.conflicts.append(_conflict(claim, network, owner, inventory.pools))
             holder = networks.get(owner)
-            if block is not None and holder is not None and _is_unused(holder, claim) and _is_used(network, claim):
+            if block is None or holder is None:
+                continue
+            if not held.is_told(claim.cidr, holder) or (_is_unused(holder, claim) and _is_used(network, claim)):
                 found.contested.add(block.spec.cidr)
     return found
 
@@ -113,15 +120,22 @@ def _is_used(network: NodeNetwork, claim: BlockClaim) -> bool:
 
 
 class _Held:
-    """Who holds a network, by its IPBlocks. Almost all blocks have one size, so a lookup asks for each size that there is."""
+    """Who holds a network, by its IPBlocks."""
 
     def __init__(self, blocks: Iterable[IPBlock]) -> None:
         self._owners: dict[Network, str] = {}
+        self._uids: dict[Network, str] = {}
         for block in blocks:
             self.add(block)
 
     def add(self, block: IPBlock) -> None:
-        self._owners[network_of(block.spec.cidr)] = block.spec.node.name
+        network = network_of(block.spec.cidr)
+        self._owners[network], self._uids[network] = block.spec.node.name, block.metadata.uid
+
+    def is_told(self, cidr: str, holder: NodeNetwork) -> bool:
+        """Whether the owner was told that it may use that block: it can't know of an IPBlock that its object does not list."""
+        uid = self._uids.get(network_of(cidr))
+        return any(grant.uid == uid and grant.state == "Active" for grant in holder.spec.blocks)
 
     def is_of(self, cidr: str, node: str) -> bool:
         """Whether exactly that network is a block of the node."""
@@ -136,11 +150,12 @@ class _Held:
 
 
 def _unlocked(network: NodeNetwork) -> list[BlockClaim]:
-    """What the node lists or claims, but for what it gave back."""
+    """What the node lists, claims, or says to have in use, but for what it gave back."""
     released = set(network.status.released)
+    used = [BlockClaim(cidr=usage.cidr) for usage in network.status.usage if usage.in_use]
     listed = [BlockClaim(cidr=grant.cidr, uid=grant.uid, pool=grant.pool) for grant in network.spec.blocks]
     listed = [claim for claim in listed if block_network(claim.cidr) is not None]
-    claims = {claim.cidr: claim for claim in (*network.status.claims, *listed) if claim.uid not in released}
+    claims = {claim.cidr: claim for claim in (*used, *network.status.claims, *listed) if claim.uid not in released}
     return [claims[cidr] for cidr in sorted(claims)]
 
 

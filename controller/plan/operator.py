@@ -22,6 +22,7 @@ from controller.api.notes import Note
 from controller.api.objects import Metadata, OwnerReference, Resource
 from controller.plan.blocks import BlockPlan, Ground, plan_blocks
 from controller.plan.cidrs import network_of
+from controller.plan.claims import Claims
 from controller.plan.cluster import cluster_network_spec
 from controller.plan.inventory import Inventory, Key, Memory, Moment
 from controller.plan.keeping import kept_grants, with_kept_members, with_kept_parts, with_kept_sessions
@@ -69,7 +70,7 @@ def operator_plan(inventory: Inventory, memory: Memory, moment: Moment) -> Opera
     blocks = plan_blocks(ground)
     peering = plan_peering(inventory, facts)
     away = _away(ground, blocks)
-    creates, updates = _networks(ground, away, peering)
+    creates, updates = _networks(ground, blocks.claims, away, peering)
     deletes = [network for network in ground.inventory.networks if network.metadata.name in blocks.lost_nodes]
     cluster = _cluster(ground, away, peering)
     return _readable(
@@ -168,10 +169,12 @@ def _finalizers(ground: Ground) -> list[IPPool]:
     return changed
 
 
-def _networks(ground: Ground, away: AbstractSet[str], peering: Peering) -> tuple[list[Resource], list[Resource]]:
+def _networks(
+    ground: Ground, claims: Claims, away: AbstractSet[str], peering: Peering
+) -> tuple[list[Resource], list[Resource]]:
     """NodeNetworks to create and to update."""
     identifiers = router_ids(ground.facts)
-    grants = _grants(ground)
+    grants = _grants(ground, claims)
     configuration = ground.inventory.configuration.spec
     creates: list[Resource] = []
     updates: list[Resource] = []
@@ -222,14 +225,27 @@ def _owner(facts: NodeFacts) -> OwnerReference:
     return OwnerReference(api_version="v1", kind="Node", name=facts.name, uid=facts.node.metadata.uid)
 
 
-def _grants(ground: Ground) -> dict[str, tuple[BlockGrant, ...]]:
-    """Each node's blocks as they stand in the IPBlocks, never as they are planned: the lock comes first."""
+def _grants(ground: Ground, claims: Claims) -> dict[str, tuple[BlockGrant, ...]]:
+    """Each node's blocks as they stand in the IPBlocks, never as they are planned: the lock comes first.
+
+    If another node uses a block, or may, the lock alone is not enough: its owner is told of it as one that is asked back. And what
+    the other was told is asked back from it, not taken away: it answers when it has stopped.
+    """
     by_node: dict[str, list[BlockGrant]] = defaultdict(list)
     for block in ground.inventory.blocks:
-        by_node[block.spec.node.name].append(_grant(block, ground))
+        grant = _grant(block, ground)
+        is_contested = block.spec.cidr in claims.contested
+        by_node[block.spec.node.name].append(_asked_back(grant) if is_contested else grant)
     for network in ground.inventory.networks:
-        by_node[network.metadata.name] += kept_grants(ground.inventory, network)
+        name = network.metadata.name
+        by_node[name] += kept_grants(ground.inventory, network)
+        disputed = claims.disputed_by(name)
+        by_node[name] += [_asked_back(grant) for grant in network.spec.blocks if grant.cidr in disputed]
     return {node: tuple(sorted(grants, key=_position)) for node, grants in by_node.items()}
+
+
+def _asked_back(grant: BlockGrant) -> BlockGrant:
+    return msgspec.structs.replace(grant, state="Releasing")
 
 
 def _position(grant: BlockGrant) -> tuple[int, int]:

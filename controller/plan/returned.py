@@ -33,12 +33,31 @@ class Return(msgspec.Struct, frozen=True, omit_defaults=True):
 class Returns(msgspec.Struct, frozen=True, omit_defaults=True):
     """What was given back, by the IPBlock's UID; the epochs that were heard, the present one last.
 
+    `former` are UIDs of IPBlocks by which blocks were held before, and by which these are held now.
     `since` is when the present epoch was first heard (CLOCK_MONOTONIC seconds), None if an older one came back.
     """
 
     blocks: dict[str, Return] = {}
+    former: dict[str, str] = {}
     epochs: tuple[str, ...] = ()
     since: float | None = None
+
+
+def after_holding(
+    returns: Returns, before: tuple[BlockGrant, ...], now: tuple[BlockGrant, ...], answer: Return
+) -> Returns:
+    """What is remembered when the node holds the blocks `now` and held those of `before`.
+
+    A block that got another IPBlock (deleted by hand, an older backup restored) is known by the former one, too: a later backup may
+    list that. And one that no spec lists any more and that was empty is given back, though nobody asked.
+    """
+    held = {block.cidr: block.uid for block in now}
+    renamed = {b.uid: held[b.cidr] for b in before if held.get(b.cidr, b.uid) != b.uid}
+    if renamed:
+        former = {old: renamed.get(new, new) for old, new in returns.former.items()} | renamed
+        kept = dict([(old, new) for old, new in former.items() if old != new][-MOST_RETURNS:])
+        returns = msgspec.structs.replace(returns, former=kept)
+    return after_giving_back(returns, tuple(block.uid for block in before if block.cidr not in held), answer)
 
 
 def after_hearing(returns: Returns, epoch: str, now: float) -> Returns:
@@ -52,11 +71,13 @@ def after_hearing(returns: Returns, epoch: str, now: float) -> Returns:
 
 def after_giving_back(returns: Returns, uids: tuple[str, ...], answer: Return) -> Returns:
     """What is remembered once `uids` are reported as released; one that was reported before keeps its first answer."""
-    fresh = {uid: answer for uid in uids if uid not in returns.blocks}
+    every = (*uids, *(old for old, new in returns.former.items() if new in uids))
+    fresh = {uid: answer for uid in every if uid not in returns.blocks}
     if not fresh:
         return returns
     blocks = dict([*returns.blocks.items(), *fresh.items()][-MOST_RETURNS:])
-    return msgspec.structs.replace(returns, blocks=blocks)
+    former = {old: new for old, new in returns.former.items() if old not in fresh}
+    return msgspec.structs.replace(returns, blocks=blocks, former=former)
 
 
 def after_taking_back(returns: Returns, uids: frozenset[str]) -> Returns:

@@ -48,7 +48,13 @@ def test_every_pod_reaches_every_pod_at_full_mtu(lab: Lab, everywhere: list[Pod]
     for one in everywhere:
         targets = [address for other in everywhere if other is not one for address in other.addresses]
         unreached = unreached_from(list(one.place.enter), targets, mtu)
-        assert unreached == [], f"{one.name} on {one.node}"
+        assert unreached == [], f"{one.name} on {one.node}: {_path_of(lab, one.node)}"
+
+
+def _path_of(lab: Lab, node: str) -> str:
+    """What the node's kernel knows of the way, for whom it may concern when a ping is lost."""
+    commands = (["ip", "-6", "route"], ["ip", "-6", "neigh"], ["ip", "route"], ["ip", "neigh"])
+    return "\n".join(lab.netns_exec(node, command) for command in commands)
 
 
 def unreached_from(enter: list[str], targets: list[str], mtu: int) -> list[str]:

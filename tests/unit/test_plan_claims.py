@@ -101,6 +101,46 @@ def test_an_owner_that_says_nothing_of_a_block_keeps_it() -> None:
     assert cidr in sim.blocks("n0", state="Active")
 
 
+def late_lock() -> tuple[Simulation, str]:
+    """A block that n1 was told of and uses; its IPBlock was deleted by hand, and a create for n0, long under way, came through."""
+    sim = cluster(3)
+    sim.settle()
+    cidr = sim.blocks("n1")[0]
+    sim.pods_in["n1"] = {cidr}
+    sim.answer()
+    block = next(b for b in sim.all(IPBlock) if b.spec.cidr == cidr)
+    sim.remove(IPBlock, block.metadata.name)
+    owner = next(b for b in sim.all(IPBlock) if b.spec.node.name == "n0").spec.node
+    sim.put(msgspec.structs.replace(block, spec=msgspec.structs.replace(block.spec, node=owner)))
+    return sim, cidr
+
+
+def states(sim: Simulation, node: str, cidr: str) -> list[str]:
+    return [grant.state for grant in sim.get(NodeNetwork, node).spec.blocks if grant.cidr == cidr]
+
+
+def test_an_ipblock_alone_gives_its_owner_no_use_of_what_another_node_was_told_of() -> None:
+    sim, cidr = late_lock()
+    for _ in range(12):
+        sim.look()
+        # Neither before nor after the other has heard and answered.
+        assert "Active" not in states(sim, "n0", cidr)
+        sim.look()
+        sim.answer()
+    assert cidr in sim.blocks("n1", state="Releasing"), "who uses it has the IPBlock again, until its pods are gone"
+    sim.pods_in["n1"] = set()
+    sim.settle()
+    assert cidr not in sim.blocks()
+
+
+def test_a_block_that_only_its_owner_uses_stays_in_use_though_another_nodes_old_report_names_none_of_it() -> None:
+    sim = cluster(3)
+    sim.settle()
+    cidr = sim.blocks("n1")[0]
+    sim.look()
+    assert states(sim, "n1", cidr) == ["Active"]
+
+
 def test_an_active_block_that_its_node_says_it_gave_back_is_asked_back_and_replaced() -> None:
     sim = cluster(1)
     sim.settle()

@@ -19,6 +19,7 @@ from controller.plan.returned import (
     Returns,
     after_giving_back,
     after_hearing,
+    after_holding,
     after_taking_back,
 )
 from controller.plan.speaking import Surroundings
@@ -114,6 +115,43 @@ def test_the_first_answer_is_remembered_until_the_block_is_used_again() -> None:
     assert after_giving_back(known, ("b4",), Return("object", 12, "later")) is known
     assert after_taking_back(known, frozenset({"b0"})) is known
     assert after_taking_back(known, frozenset({"b4"})).blocks == {}
+
+
+@pytest.mark.parametrize("block", [V4, V6])
+def test_what_was_given_back_counts_by_every_ipblock_that_it_was_held_by(block: BlockGrant) -> None:
+    second, third = (msgspec.structs.replace(block, uid=uid) for uid in ("second", "third"))
+    known = after_holding(Returns(epochs=("late",), since=0.0), (OTHER, block), (OTHER, second), ANSWER)
+    known = after_holding(known, (OTHER, second), (OTHER, third), ANSWER)
+    assert is_used(planned(block, known, 10, "late"), block), "it is held all along"
+    known = after_giving_back(known, ("third",), ANSWER)
+    for each in (block, second, third):
+        assert not is_used(planned(each, known, 10, "late", now=10_000.0), each)
+    assert known.former == {}
+    fresh = msgspec.structs.replace(block, uid="fresh")
+    assert is_used(planned(fresh, known, 11, "late"), fresh)
+
+
+@pytest.mark.parametrize("block", [V4, V6])
+def test_an_empty_block_that_no_spec_lists_any_more_was_given_back(block: BlockGrant) -> None:
+    known = after_holding(Returns(epochs=("late",), since=0.0), (OTHER, block), (OTHER,), ANSWER)
+    assert not is_used(planned(block, known, 10, "late", now=10_000.0), block)
+    assert is_used(planned(block, known, 11, "late"), block)
+
+
+def test_holding_what_was_held_changes_nothing() -> None:
+    known = returns(V4)
+    assert after_holding(known, (OTHER,), (OTHER,), ANSWER) is known
+    assert after_holding(known, (OTHER,), (OTHER, V6), ANSWER) is known
+
+
+def test_former_ipblocks_are_remembered_within_bounds() -> None:
+    known = Returns()
+    for number in range(MOST_RETURNS + 2):
+        old = msgspec.structs.replace(V4, uid=str(number))
+        new = msgspec.structs.replace(V4, uid=str(number + 1))
+        known = after_holding(known, (old,), (new,), ANSWER)
+    assert len(known.former) == MOST_RETURNS
+    assert set(known.former.values()) == {str(MOST_RETURNS + 2)}
 
 
 def test_what_is_remembered_is_bounded_and_the_oldest_goes_first() -> None:
