@@ -56,8 +56,9 @@ def uses_again_what_was_given_back(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(node, "still_returned", lambda *_: frozenset())
 
 
-def says_that_it_gives_back_before_it_remembers(patch: pytest.MonkeyPatch) -> None:
+def does_not_remember_what_it_gave_back(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(safety_agent, "after_giving_back", lambda returns, *_: returns)
+    patch.setattr(safety_agent, "after_holding", lambda returns, *_: returns)
 
 
 def gives_back_what_is_in_use(patch: pytest.MonkeyPatch) -> None:
@@ -171,7 +172,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     accepts_pools_that_overlap,
     overlooks_a_restored_backup,
     uses_again_what_was_given_back,
-    says_that_it_gives_back_before_it_remembers,
+    does_not_remember_what_it_gave_back,
     gives_back_what_is_in_use,
     gives_back_without_rest,
     drops_a_block_whose_lock_vanished,
