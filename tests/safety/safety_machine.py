@@ -1,11 +1,19 @@
-"""The state machine of address safety for hypothesis, and how it is run. See `safety_steps` for what it does."""
+"""The state machine of address safety for hypothesis, and how it is run. See `safety_steps` for what it does.
 
+    PYTHONHASHSEED=0 python tests/safety/safety_machine.py STEPS START [MUTATION]
+
+A process of its own, since the order of Python's sets has a part in what is decided: so the same numbers give the same run.
+"""
+
+import sys
 from functools import partial
 
+import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from safety_checks import check, check_delete, finish
+from safety_mutations import MUTATIONS, Mutation
 from safety_steps import STEPS, Step
 from safety_world import V4, V6, Pools, World
 
@@ -13,7 +21,7 @@ STEPS_EACH = 80
 
 
 class Safety(RuleBasedStateMachine):
-    """`taken` counts the steps of all runs of a class."""
+    """`taken` counts the steps of all runs."""
 
     taken = 0
     world: World | None = None
@@ -26,7 +34,7 @@ class Safety(RuleBasedStateMachine):
     @rule(step=st.sampled_from(STEPS), number=st.integers(0, 11))
     def step(self, step: Step, number: int) -> None:
         assert self.world is not None
-        type(self).taken += 1
+        Safety.taken += 1
         step(self.world, number)
         check(self.world)
 
@@ -35,24 +43,51 @@ class Safety(RuleBasedStateMachine):
             finish(self.world)
 
 
-def run_steps(count: int, start: int, *, is_shrunk: bool = True) -> int:
-    """Runs at least `count` steps, the same ones for the same `start`; gives how many. AssertionError: what must not be."""
-
-    class Machine(Safety):
-        pass
-
-    every = (Phase.generate, Phase.shrink) if is_shrunk else (Phase.generate,)
-    run_state_machine_as_test(
-        seed(start)(Machine),
-        settings=settings(
-            # Some runs are shorter.
-            max_examples=count * 21 // (20 * STEPS_EACH) + 1,
-            stateful_step_count=STEPS_EACH,
-            database=None,
-            deadline=None,
-            phases=every,
-            report_multiple_bugs=False,
-            suppress_health_check=list(HealthCheck),
-        ),
+def run_steps(count: int, start: int) -> int:
+    """Runs at least `count` steps and gives how many. AssertionError: what must not be, with the fewest steps that lead to it."""
+    # Some runs are shorter than STEPS_EACH.
+    wanted = settings(
+        max_examples=count * 21 // (20 * STEPS_EACH) + 1,
+        stateful_step_count=STEPS_EACH,
+        database=None,
+        deadline=None,
+        phases=(Phase.generate, Phase.shrink),
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
     )
-    return Machine.taken
+    run_state_machine_as_test(seed(start)(Safety), settings=wanted)
+    return Safety.taken
+
+
+def is_noticed(count: int, start: int, mutation: Mutation) -> bool:
+    """Whether something that must not be comes about in `count` steps without a rule."""
+    wanted = settings(
+        max_examples=count // STEPS_EACH,
+        stateful_step_count=STEPS_EACH,
+        database=None,
+        deadline=None,
+        phases=(Phase.generate,),
+        suppress_health_check=list(HealthCheck),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        mutation(patch)
+        try:
+            run_state_machine_as_test(seed(start)(Safety), settings=wanted)
+        except AssertionError as error:
+            print(error)
+            return True
+    return False
+
+
+def main(count: int, start: int, *names: str) -> int:
+    """Exit code 0: as many steps as were asked for, or the mutation was noticed."""
+    if names:
+        (mutation,) = [each for each in MUTATIONS if each.__name__ == names[0]]
+        return int(not is_noticed(count, start, mutation))
+    taken = run_steps(count, start)
+    print(f"{taken} steps")
+    return int(taken < count)
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]))

@@ -179,6 +179,8 @@ class World:
         self.deleted.add(name)
         if is_off:
             self.agents.pop(name, None)
+            # What its pods were still sent ends at a machine that is off.
+            self.freed = {address: of for address, of in self.freed.items() if of[0] != name}
 
     def is_locked(self, name: str) -> bool:
         """Whether every block that the node uses has its IPBlock."""

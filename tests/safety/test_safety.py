@@ -4,29 +4,41 @@ No address is on two pods, no block on two nodes; what is given back has rested 
 When the faults stop, everybody gets what there is, and at the end nothing is left. Without any one of the rules this is not so.
 """
 
+import os
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-from safety_machine import run_steps
-from safety_mutations import MUTATIONS, Mutation
+from safety_mutations import MUTATIONS
+
+MACHINE = Path(__file__).with_name("safety_machine.py")
+
+
+def run_machine(*arguments: object, order: int = 0) -> str:
+    """What it says; AssertionError with that if something came about that must not be, or a mutation was not noticed."""
+    environment = {**os.environ, "PYTHONHASHSEED": str(order)}
+    argv = [sys.executable, str(MACHINE), *map(str, arguments)]
+    done = subprocess.run(argv, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, f"{done.stdout}{done.stderr[-6000:]}"
+    return done.stdout
 
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("start", [1, 2])
 def test_no_address_has_two_pods_and_no_block_two_nodes_in_fifty_thousand_steps(start: int) -> None:
-    assert run_steps(50_000, start) >= 50_000
+    assert int(run_machine(50_000, start).split()[0]) >= 50_000
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
 def test_no_address_has_two_pods_and_no_block_two_nodes_in_a_million_steps() -> None:
-    start = random.SystemRandom().randrange(1 << 32)
-    print(f"run_steps(1_000_000, {start})")
-    assert run_steps(1_000_000, start) >= 1_000_000
+    start, order = (random.SystemRandom().randrange(1 << 31) for _ in range(2))
+    print(f"PYTHONHASHSEED={order} python {MACHINE} 1000000 {start}")
+    assert int(run_machine(1_000_000, start, order=order).split()[0]) >= 1_000_000
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.__name__)
-def test_without_a_rule_it_is_noticed(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
-    mutation(monkeypatch)
-    with pytest.raises(AssertionError):
-        run_steps(40_000, 3, is_shrunk=False)
+@pytest.mark.parametrize("name", [mutation.__name__ for mutation in MUTATIONS])
+def test_without_a_rule_it_is_noticed(name: str) -> None:
+    assert run_machine(40_000, 3, name).strip()
