@@ -86,6 +86,8 @@ def plan_blocks(ground: Ground) -> BlockPlan:
     plan.counts.update(block.spec.node.name for block in ground.inventory.blocks)
     for network in ground.inventory.networks:
         plan.counts[network.metadata.name] += len(kept_grants(ground.inventory, network))
+    # Listed beside the node's own until it has answered.
+    plan.counts.update(node for node, _ in plan.claims.disputed)
     for block in plan.claims.recreated:
         _create(plan, block)
     _follow_nodes(ground, plan)

@@ -11,6 +11,7 @@ import msgspec
 
 from controller.api.ipblock import IPBlock, IPBlockSpec, NodeReference, block_name
 from controller.api.ippool import IPPool
+from controller.api.kubernetes import Node
 from controller.api.nodenetwork import BlockClaim, NodeNetwork
 from controller.api.objects import Metadata, Network
 from controller.api.reasons import Reason
@@ -43,16 +44,13 @@ class Claims:
     """IPBlocks to create again, and claims that can't be honoured.
 
     `contested` are CIDRs of blocks that their owner does not use and another node does, or may: they are asked back for it.
+    `disputed` are nodes and CIDRs of what they use, or may, and others have the IPBlock of.
     """
 
     recreated: list[IPBlock] = field(default_factory=list)
     conflicts: list[Conflict] = field(default_factory=list)
     contested: set[str] = field(default_factory=set)
-
-    def disputed_by(self, node: str) -> frozenset[str]:
-        """CIDRs of what the node uses, or may, and another has the IPBlock of."""
-        of_others = (each for each in self.conflicts if each.reason is Reason.BLOCK_CONFLICT)
-        return frozenset(each.cidr for each in of_others if each.node == node)
+    disputed: set[tuple[str, str]] = field(default_factory=set)
 
 
 def claims_of(inventory: Inventory, networks: Mapping[str, NodeNetwork]) -> Claims:
@@ -66,22 +64,56 @@ def claims_of(inventory: Inventory, networks: Mapping[str, NodeNetwork]) -> Clai
         if node is None:
             continue
         for claim in _unlocked(network):
-            if held.is_of(claim.cidr, node.metadata.name) or network_of(claim.cidr) in unread:
-                continue
-            reference = NodeReference(name=node.metadata.name, uid=node.metadata.uid)
-            block = _honoured(claim, network, reference, inventory.pools)
-            owner = held.owner_of(claim.cidr)
-            if block is not None and not owner:
-                found.recreated.append(block)
-                held.add(block)
-                continue
-            found.conflicts.append(_conflict(claim, network, owner, inventory.pools))
-            holder = networks.get(owner)
-            if block is None or holder is None:
-                continue
-            if not held.is_told(claim.cidr, holder) or (_is_unused(holder, claim) and _is_used(network, claim)):
-                found.contested.add(block.spec.cidr)
+            if network_of(claim.cidr) not in unread:
+                _hear(claim, _Claimant(network, node), _Ground(inventory.pools, networks, held), found)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Claimant:
+    network: NodeNetwork
+    node: Node
+
+    @property
+    def name(self) -> str:
+        return self.node.metadata.name
+
+
+@dataclass(frozen=True, slots=True)
+class _Ground:
+    pools: Iterable[IPPool]
+    networks: Mapping[str, NodeNetwork]
+    held: "_Held"
+
+
+def _hear(claim: BlockClaim, claimant: _Claimant, ground: _Ground, found: Claims) -> None:
+    """What becomes of one claim."""
+    overlapping = ground.held.overlapping(network_of(claim.cidr))
+    others = [each for each in overlapping if each.spec.node.name != claimant.name]
+    is_locked = any(network_of(each.spec.cidr) == network_of(claim.cidr) for each in overlapping if each not in others)
+    if is_locked and not others:
+        return
+    reference = NodeReference(name=claimant.name, uid=claimant.node.metadata.uid)
+    block = _honoured(claim, claimant.network, reference, ground.pools)
+    if block is not None and not overlapping:
+        found.recreated.append(block)
+        ground.held.add(block)
+        return
+    owner = next((each.spec.node.name for each in (*others, *overlapping)), "")
+    found.conflicts.append(_conflict(claim, claimant.network, owner, ground.pools))
+    if others and not is_locked:
+        found.disputed.add((claimant.name, claim.cidr))
+    is_exact = block is not None and _is_used(claimant.network, claim)
+    for other in others:
+        holder = ground.networks.get(other.spec.node.name)
+        if not _is_told(other, holder) or (holder and is_exact and _is_unused(holder, claim)):
+            found.contested.add(other.spec.cidr)
+
+
+def _is_told(block: IPBlock, holder: NodeNetwork | None) -> bool:
+    """Whether the owner was told that it may use that block: it can't know of an IPBlock that its object does not list."""
+    grants = holder.spec.blocks if holder else ()
+    return any(grant.uid == block.metadata.uid and grant.state == "Active" for grant in grants)
 
 
 def _honoured(claim: BlockClaim, network: NodeNetwork, node: NodeReference, pools: Iterable[IPPool]) -> IPBlock | None:
@@ -120,38 +152,39 @@ def _is_used(network: NodeNetwork, claim: BlockClaim) -> bool:
 
 
 class _Held:
-    """Who holds a network, by its IPBlocks."""
+    """IPBlocks by their networks. Almost all have one size, so a lookup asks for each size that there is."""
 
     def __init__(self, blocks: Iterable[IPBlock]) -> None:
-        self._owners: dict[Network, str] = {}
-        self._uids: dict[Network, str] = {}
+        # By version and prefix length.
+        self._blocks: dict[tuple[int, int], dict[Network, IPBlock]] = {}
         for block in blocks:
             self.add(block)
 
     def add(self, block: IPBlock) -> None:
         network = network_of(block.spec.cidr)
-        self._owners[network], self._uids[network] = block.spec.node.name, block.metadata.uid
+        self._blocks.setdefault((network.version, network.prefixlen), {})[network] = block
 
-    def is_told(self, cidr: str, holder: NodeNetwork) -> bool:
-        """Whether the owner was told that it may use that block: it can't know of an IPBlock that its object does not list."""
-        uid = self._uids.get(network_of(cidr))
-        return any(grant.uid == uid and grant.state == "Active" for grant in holder.spec.blocks)
-
-    def is_of(self, cidr: str, node: str) -> bool:
-        """Whether exactly that network is a block of the node."""
-        return self._owners.get(network_of(cidr)) == node
-
-    def owner_of(self, cidr: str) -> str:
-        """The node whose block is, or overlaps, that network; empty if none. An exact match comes first."""
-        network = network_of(cidr)
-        if network in self._owners:
-            return self._owners[network]
-        return next((owner for other, owner in self._owners.items() if other.overlaps(network)), "")
+    def overlapping(self, network: Network) -> list[IPBlock]:
+        """The IPBlocks that share addresses with the network, the one that is exactly that first."""
+        found = []
+        for (version, length), blocks in self._blocks.items():
+            if version != network.version:
+                continue
+            if length > network.prefixlen:
+                found += [block for other, block in blocks.items() if other.overlaps(network)]
+            elif block := blocks.get(network if length == network.prefixlen else network.supernet(new_prefix=length)):
+                found.append(block)
+        return sorted(found, key=lambda block: network_of(block.spec.cidr) != network)
 
 
 def _unlocked(network: NodeNetwork) -> list[BlockClaim]:
-    """What the node lists, claims, or says to have in use, but for what it gave back."""
+    """What the node lists, claims, or says to have in use, but for what it gave back.
+
+    What is listed as Active is its own although it says so, if that is the answer to an earlier question.
+    """
     released = set(network.status.released)
+    if network.status.observed_generation != network.metadata.generation:
+        released.difference_update(grant.uid for grant in network.spec.blocks if grant.state == "Active")
     used = [BlockClaim(cidr=usage.cidr) for usage in network.status.usage if usage.in_use]
     listed = [BlockClaim(cidr=grant.cidr, uid=grant.uid, pool=grant.pool) for grant in network.spec.blocks]
     listed = [claim for claim in listed if block_network(claim.cidr) is not None]

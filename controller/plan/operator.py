@@ -239,8 +239,8 @@ def _grants(ground: Ground, claims: Claims) -> dict[str, tuple[BlockGrant, ...]]
     for network in ground.inventory.networks:
         name = network.metadata.name
         by_node[name] += kept_grants(ground.inventory, network)
-        disputed = claims.disputed_by(name)
-        by_node[name] += [_asked_back(grant) for grant in network.spec.blocks if grant.cidr in disputed]
+        if claims.disputed:
+            by_node[name] += [_asked_back(g) for g in network.spec.blocks if (name, g.cidr) in claims.disputed]
     return {node: tuple(sorted(grants, key=_position)) for node, grants in by_node.items()}
 
 

@@ -25,6 +25,8 @@ class Safety(RuleBasedStateMachine):
 
     taken = 0
     world: World | None = None
+    # Whether no step has failed.
+    is_whole = True
 
     @initialize(pools=st.sampled_from((V4, V6)))
     def begin(self, pools: Pools) -> None:
@@ -35,11 +37,13 @@ class Safety(RuleBasedStateMachine):
     def step(self, step: Step, number: int) -> None:
         assert self.world is not None
         Safety.taken += 1
+        self.is_whole = False
         step(self.world, number)
         check(self.world)
+        self.is_whole = True
 
     def teardown(self) -> None:
-        if self.world is not None:
+        if self.world is not None and self.is_whole:
             finish(self.world)
 
 

@@ -89,6 +89,10 @@ def creates_over_a_lock_and_asks_nobody_who_uses_it(patch: pytest.MonkeyPatch) -
     patch.setattr(Claims, "contested", property(lambda self: set(), lambda self, value: None), raising=False)
 
 
+def tells_an_owner_of_what_others_use(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Claims, "contested", property(lambda self: set(), lambda self, value: None), raising=False)
+
+
 def deletes_whatever_has_the_name(patch: pytest.MonkeyPatch) -> None:
     real = Server.delete_by_operator
 
@@ -178,6 +182,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     drops_a_block_whose_lock_vanished,
     hears_no_claims,
     creates_over_a_lock_and_asks_nobody_who_uses_it,
+    tells_an_owner_of_what_others_use,
     deletes_whatever_has_the_name,
     deletes_what_is_asked_back_without_an_answer,
     deletes_by_an_answer_to_an_earlier_question,

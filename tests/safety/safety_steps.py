@@ -325,6 +325,16 @@ def demand_moves_while_a_write_is_late(world: World, number: int) -> None:
         world.agent_works(first)
 
 
+def lock_is_late(world: World, number: int) -> None:
+    """The late write is an IPBlock's creation, and somebody deletes the one that was created instead."""
+    demand_moves_while_a_write_is_late(world, number - number % 2)
+    world.lose_block(number // 3)
+    world.land_all()
+    for each in (number + 1, number, number + 1):
+        world.operator_works(operator_of(world, 0))
+        agent_works(world, each % 3 + 6)
+
+
 def delete_is_late(world: World, number: int) -> None:
     """A block that was given back is deleted and granted anew before an earlier request for its deletion arrives."""
     agent, operator = agent_of(world, number), operator_of(world, 0)
@@ -394,6 +404,7 @@ SOMETIMES: tuple[Step, ...] = (
     block_moves_before_a_restore,
     demand_moves_while_a_write_is_late,
     delete_is_late,
+    lock_is_late,
     block_is_wanted_after_a_restore,
     answer_is_late,
 )

@@ -83,7 +83,9 @@ class World:
         self.server.create(Node(metadata=Metadata(name=name), status=status))
         self.deleted.discard(name)
         if name not in self.agents or self.agents[name].is_given_up(self.now):
-            # Its pods went with the Node: after the grace period what is left of them is ended before it returns.
+            # Its pods went with the Node: after the grace period what is left of them is ended before it returns. What it gave back
+            # it has forgotten, so that no backup of before is restored any more.
+            self.backups.clear()
             self.machines[name] = Machine()
             self.agents[name] = Agent(self.server, name, self.machines[name], self.now)
 

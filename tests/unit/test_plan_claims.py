@@ -4,7 +4,9 @@ import msgspec
 from cluster_simulation import Simulation, cluster
 
 from controller.api import IPBlock, IPPool, NodeNetwork
+from controller.api.ipblock import IPBlockSpec, block_name
 from controller.api.nodenetwork import BlockClaim
+from controller.api.objects import Metadata
 from controller.plan.inventory import Memory
 
 
@@ -131,6 +133,53 @@ def test_an_ipblock_alone_gives_its_owner_no_use_of_what_another_node_was_told_o
     sim.pods_in["n1"] = set()
     sim.settle()
     assert cidr not in sim.blocks()
+
+
+def test_an_owner_without_a_nodenetwork_is_first_told_of_such_a_block_as_asked_back() -> None:
+    sim, cidr = late_lock()
+    sim.remove(NodeNetwork, "n0")
+    sim.look()
+    assert states(sim, "n0", cidr) == ["Releasing"]
+
+
+def test_an_ipblock_of_another_size_gives_no_use_of_what_another_nodes_block_covers() -> None:
+    sim = cluster(3)
+    sim.settle()
+    cidr = sim.blocks("n1")[0]
+    owner = next(b for b in sim.all(IPBlock) if b.spec.node.name == "n0").spec.node
+    half = cidr.replace("/26", "/27")
+    sim.put(IPBlock(metadata=Metadata(name=block_name(half)), spec=IPBlockSpec(cidr=half, pool="v4", node=owner)))
+    for _ in range(6):
+        sim.look()
+        assert "Active" not in states(sim, "n0", half)
+        sim.answer()
+    assert half not in sim.blocks("n0", state="Active")
+    assert states(sim, "n1", cidr) == ["Active"], "who used it goes on"
+
+
+def test_an_answer_to_an_earlier_question_does_not_take_a_block_from_the_node_that_was_told_to_go_on() -> None:
+    sim = cluster()
+    sim.settle()
+    block = next(b for b in sim.all(IPBlock) if b.spec.node.name == "n0" and ":" not in b.spec.cidr)
+    network = sim.get(NodeNetwork, "n0")
+    said = msgspec.structs.replace(network.status, released=(block.metadata.uid,), observed_generation=1)
+    sim.put(msgspec.structs.replace(network, status=said))
+    sim.remove(IPBlock, block.metadata.name)
+    plan = sim.look()
+    assert [(b.metadata.name, b.spec.node.name) for b in plan.creates if isinstance(b, IPBlock)] == [
+        (block.metadata.name, "n0")
+    ]
+
+
+def test_a_block_that_its_node_gave_back_in_answer_to_what_it_is_told_now_is_not_created_again() -> None:
+    sim = cluster()
+    sim.settle()
+    block = next(b for b in sim.all(IPBlock) if b.spec.node.name == "n0")
+    sim.given_back["n0"] = {block.metadata.uid}
+    sim.answer()
+    sim.remove(IPBlock, block.metadata.name)
+    plan = sim.look()
+    assert block.spec.cidr not in [b.spec.cidr for b in plan.creates if isinstance(b, IPBlock)]
 
 
 def test_a_block_that_only_its_owner_uses_stays_in_use_though_another_nodes_old_report_names_none_of_it() -> None:
