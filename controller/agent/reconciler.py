@@ -41,8 +41,7 @@ from controller.plan.learned import (
     learned_step,
     route_table,
 )
-from controller.plan.node import Local, NodePlan, is_given_up, plan_node
-from controller.plan.returned import Return, after_holding, after_taking_back
+from controller.plan.node import Local, NodePlan, plan_node, returns_after
 from controller.plan.speaking import Surroundings
 from controller.plan.withdrawal import after_telling
 
@@ -264,12 +263,8 @@ class Reconciler:
     def _remember(self, plan: NodePlan) -> None:
         """What outlives this process: the blocks held, those given back, and the sessions, before the speaker is told."""
         state = self._state
-        used = frozenset(block.uid for block in plan.blocks if block.state == "Active")
         told = after_telling(state.snapshot.told, plan.desired.neighbours, state.observed, state.clock())
-        returns = after_taking_back(state.snapshot.returns, used)
-        if not is_given_up(state.snapshot, state.clock()):
-            answer = Return(plan.object_uid, plan.generation, plan.epoch)
-            returns = after_holding(returns, state.snapshot.held, plan.blocks, answer)
+        returns = returns_after(state.snapshot, plan, state.clock())
         snapshot = msgspec.structs.replace(state.snapshot, held=plan.blocks, returns=returns, told=told)
         if snapshot != state.snapshot:
             state.snapshot = snapshot

@@ -16,7 +16,15 @@ from controller.api.nodenetwork import BlockClaim, BlockGrant, NodeNetwork
 from controller.api.objects import Address, Network, family_of
 from controller.kernel.values import PodLink, Route, RouteKind, Rules, pod_routes
 from controller.plan.addresses import occupancy
-from controller.plan.returned import Returns, decided_at, still_returned
+from controller.plan.returned import (
+    Return,
+    Returns,
+    after_holding,
+    after_taking_back,
+    asked_back,
+    decided_at,
+    still_returned,
+)
 from controller.plan.speaking import Holding, Surroundings, desired_for
 from controller.plan.withdrawal import Told
 
@@ -80,7 +88,7 @@ def plan_node(snapshot: Snapshot, local: Local) -> NodePlan | None:
     if node is None or cluster is None:
         return None
     returned = still_returned(snapshot.returns, node, local.now)
-    granted = tuple(_asked_back(block) if block.uid in returned else block for block in node.spec.blocks)
+    granted = tuple(asked_back(block) if block.uid in returned else block for block in node.spec.blocks)
     blocks = () if is_given_up(snapshot, local.now) else held_blocks(snapshot.held, granted, local.occupied)
     leaving = leaving_blocks(blocks, local.occupied)
     # What was given back may be another node's: its pods are reached there.
@@ -102,8 +110,14 @@ def plan_node(snapshot: Snapshot, local: Local) -> NodePlan | None:
     )
 
 
-def _asked_back(block: BlockGrant) -> BlockGrant:
-    return msgspec.structs.replace(block, state="Releasing")
+def returns_after(snapshot: Snapshot, plan: NodePlan, now: float) -> Returns:
+    """What is remembered of blocks given back once the plan is followed. Giving up all of them is no answer to anybody."""
+    used = frozenset(block.uid for block in plan.blocks if block.state == "Active")
+    returns = after_taking_back(snapshot.returns, used)
+    if is_given_up(snapshot, now):
+        return returns
+    answer = Return(plan.object_uid, plan.generation, plan.epoch)
+    return after_holding(returns, snapshot.held, plan.blocks, answer)
 
 
 def is_given_up(snapshot: Snapshot, now: float) -> bool:

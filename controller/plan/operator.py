@@ -30,6 +30,7 @@ from controller.plan.nodes import NodeFacts, NodePart, internal_addresses, node_
 from controller.plan.peers import Peering, plan_peering
 from controller.plan.pools import FINALIZER, is_selecting, pool_verdicts, reserved_inside, reserved_networks
 from controller.plan.reported import heard
+from controller.plan.returned import asked_back
 from controller.plan.statuses import notes_of, statuses_of
 
 R = TypeVar("R", bound=Resource)
@@ -235,17 +236,13 @@ def _grants(ground: Ground, claims: Claims) -> dict[str, tuple[BlockGrant, ...]]
     for block in ground.inventory.blocks:
         grant = _grant(block, ground)
         is_contested = block.spec.cidr in claims.contested
-        by_node[block.spec.node.name].append(_asked_back(grant) if is_contested else grant)
+        by_node[block.spec.node.name].append(asked_back(grant) if is_contested else grant)
     for network in ground.inventory.networks:
         name = network.metadata.name
         by_node[name] += kept_grants(ground.inventory, network)
         if claims.disputed:
-            by_node[name] += [_asked_back(g) for g in network.spec.blocks if (name, g.cidr) in claims.disputed]
+            by_node[name] += [asked_back(g) for g in network.spec.blocks if (name, g.cidr) in claims.disputed]
     return {node: tuple(sorted(grants, key=_position)) for node, grants in by_node.items()}
-
-
-def _asked_back(grant: BlockGrant) -> BlockGrant:
-    return msgspec.structs.replace(grant, state="Releasing")
 
 
 def _position(grant: BlockGrant) -> tuple[int, int]:

@@ -43,6 +43,11 @@ class Returns(msgspec.Struct, frozen=True, omit_defaults=True):
     since: float | None = None
 
 
+def asked_back(block: BlockGrant) -> BlockGrant:
+    """The block as one that is to be given back."""
+    return msgspec.structs.replace(block, state="Releasing")
+
+
 def after_holding(
     returns: Returns, before: tuple[BlockGrant, ...], now: tuple[BlockGrant, ...], answer: Return
 ) -> Returns:

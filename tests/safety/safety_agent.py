@@ -19,9 +19,9 @@ from controller.api.objects import Address
 from controller.kernel.values import Attachment, PodLink, host_interface_name
 from controller.kube.store import Store
 from controller.plan.addresses import REST_SECONDS, NoAddress, eligible_pools, serving
-from controller.plan.node import Local, NodePlan, Snapshot, is_given_up, plan_node
+from controller.plan.node import Local, NodePlan, Snapshot, is_given_up, plan_node, returns_after
 from controller.plan.report import Seen, node_status
-from controller.plan.returned import Return, after_giving_back, after_hearing, after_holding, after_taking_back
+from controller.plan.returned import Return, after_giving_back, after_hearing
 from controller.plan.speaking import Surroundings
 from controller.plan.withdrawal import after_telling
 
@@ -37,7 +37,6 @@ class Machine:
     snapshot: Snapshot = field(default_factory=Snapshot)
     resting: dict[Address, float] = field(default_factory=dict)
     used: set[Address] = field(default_factory=set)
-    is_on: bool = True
 
 
 class Agent:
@@ -103,14 +102,9 @@ class Agent:
         plan = plan_node(self.snapshot, Local(tuple(links), self.ledger.occupied, NONE, now))
         if plan is None:
             return
-        used = frozenset(block.uid for block in plan.blocks if block.state == "Active")
-        returns = after_taking_back(self.snapshot.returns, used)
-        if not self.is_given_up(now):
-            answer = Return(plan.object_uid, plan.generation, plan.epoch)
-            returns = after_holding(returns, self.snapshot.held, plan.blocks, answer)
         self._keep(
             held=plan.blocks,
-            returns=returns,
+            returns=returns_after(self.snapshot, plan, now),
             told=after_telling(self.snapshot.told, plan.desired.neighbours, Observed(), now),
         )
         self.plan = plan

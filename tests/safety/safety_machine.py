@@ -47,15 +47,14 @@ class Safety(RuleBasedStateMachine):
             finish(self.world)
 
 
-def run_steps(count: int, start: int) -> int:
-    """Runs at least `count` steps and gives how many. AssertionError: what must not be, with the fewest steps that lead to it."""
-    # Some runs are shorter than STEPS_EACH.
+def run_steps(runs: int, start: int, *phases: Phase) -> int:
+    """Gives how many steps were taken. AssertionError: what must not be."""
     wanted = settings(
-        max_examples=count * 21 // (20 * STEPS_EACH) + 1,
+        max_examples=runs,
         stateful_step_count=STEPS_EACH,
         database=None,
         deadline=None,
-        phases=(Phase.generate, Phase.shrink),
+        phases=phases,
         report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
     )
@@ -65,18 +64,10 @@ def run_steps(count: int, start: int) -> int:
 
 def is_noticed(count: int, start: int, mutation: Mutation) -> bool:
     """Whether something that must not be comes about in `count` steps without a rule."""
-    wanted = settings(
-        max_examples=count // STEPS_EACH,
-        stateful_step_count=STEPS_EACH,
-        database=None,
-        deadline=None,
-        phases=(Phase.generate,),
-        suppress_health_check=list(HealthCheck),
-    )
     with pytest.MonkeyPatch.context() as patch:
         mutation(patch)
         try:
-            run_state_machine_as_test(seed(start)(Safety), settings=wanted)
+            run_steps(count // STEPS_EACH, start, Phase.generate)
         except AssertionError as error:
             print(error)
             return True
@@ -88,7 +79,8 @@ def main(count: int, start: int, *names: str) -> int:
     if names:
         (mutation,) = [each for each in MUTATIONS if each.__name__ == names[0]]
         return int(not is_noticed(count, start, mutation))
-    taken = run_steps(count, start)
+    # Some runs are shorter than STEPS_EACH.
+    taken = run_steps(count * 21 // (20 * STEPS_EACH) + 1, start, Phase.generate, Phase.shrink)
     print(f"{taken} steps")
     return int(taken < count)
 

@@ -58,7 +58,7 @@ def uses_again_what_was_given_back(patch: pytest.MonkeyPatch) -> None:
 
 def does_not_remember_what_it_gave_back(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(safety_agent, "after_giving_back", lambda returns, *_: returns)
-    patch.setattr(safety_agent, "after_holding", lambda returns, *_: returns)
+    patch.setattr(node, "after_holding", lambda returns, *_: returns)
 
 
 def gives_back_what_is_in_use(patch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ class Fate(Enum):
 
 
 class Operator:
-    """`pending` are the writes of the present plan that were not sent yet; None as long as a new plan may be made."""
+    """`pending` are the writes of the present plan that were not sent yet; a new plan is made once there are none."""
 
     def __init__(self, server: Server, name: str, now: float, epoch: Callable[[], str]) -> None:
         self.server, self.name, self._epoch = server, name, epoch
@@ -47,7 +47,6 @@ class Operator:
         self.is_paused = False
         self.pending: list[tuple[str, Resource]] = []
         self.relist: set[type[Resource]] = set(WATCHED)
-        self.plan: OperatorPlan | None = None
         self._watches: dict[type[Resource], tuple[int, int]] = {}
         self._was_held = False
         self._terms = self._planned_in = 0
@@ -121,7 +120,7 @@ class Operator:
         if not self.may_write(now) or not self.store.is_loaded:
             return
         self._planned_in = self._terms
-        self.plan = plan = operator_plan(inventory_of(self.store), self.memory, Moment(now, "2026-01-01T01:00:00Z"))
+        plan = operator_plan(inventory_of(self.store), self.memory, Moment(now, "2026-01-01T01:00:00Z"))
         self.memory = plan.memory
         self._check_grants([each for each in plan.creates if isinstance(each, IPBlock)])
         if not plan.to_verify:

@@ -111,10 +111,6 @@ class Server:
         else:
             self._drop(kind, name)
 
-    def change(self, body: R, **metadata: Any) -> None:
-        """A change that needs no version: by hand, or by a controller of Kubernetes."""
-        self._put(body, **metadata)
-
     def collect_garbage(self) -> None:
         """Deletes NodeNetworks whose owner is gone."""
         uids = {node.metadata.uid for node in self.all(Node)}

@@ -49,7 +49,6 @@ class World:
     def __init__(self, pools: Pools) -> None:
         self.pools, self.now, self._serial = pools, 1000.0, 0
         self.server = Server()
-        self.machines = {name: Machine() for name in NODES}
         self.agents: dict[str, Agent] = {}
         self.operators = [self._operator(0), self._operator(1)]
         self.flying: list[Callable[[], Any]] = []
@@ -86,8 +85,7 @@ class World:
             # Its pods went with the Node: after the grace period what is left of them is ended before it returns. What it gave back
             # it has forgotten, so that no backup of before is restored any more.
             self.backups.clear()
-            self.machines[name] = Machine()
-            self.agents[name] = Agent(self.server, name, self.machines[name], self.now)
+            self.agents[name] = Agent(self.server, name, Machine(), self.now)
 
     def add_pool(self, name: str, block_size: int, headroom: int = 0) -> None:
         spec = IPPoolSpec(cidr=self.pools.cidr, block_size=block_size, headroom=headroom)

@@ -1,6 +1,7 @@
 """Address safety, whatever comes between any two effects.
 
-No address is on two pods, no block on two nodes; what is given back has rested and is used by nobody; a pod's address is announced.
+No address is on two pods, no block on two nodes; what is given back has rested and is used by nobody;
+a pod's address lies in a block that its node holds.
 When the faults stop, everybody gets what there is, and at the end nothing is left. Without any one of the rules this is not so.
 """
 
