@@ -144,8 +144,9 @@ def test_a_session_comes_from_the_source_address_that_is_named_if_the_node_has_i
     lab.netns_exec(NODE, [word.format("add") for word in link] + (["nodad"] if family == 6 else []))
     try:
         stands(spare, family)
-        heard = spare.heard(NODE, family)
-        assert f"BGP.next_hop: {source}" in heard
+        eventually(
+            lambda: f"BGP.next_hop: {source}" in spare.heard(NODE, family), 15, lambda: spare.heard(NODE, family)
+        )
     finally:
         lab.kubectl("delete", "bgppeer", NAME)
         lab.netns_exec(NODE, [word.format("del") for word in link])
