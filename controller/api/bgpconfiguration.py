@@ -1,11 +1,12 @@
 """BGPConfiguration: what holds for BGP on all nodes."""
 
+import ipaddress
 from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, Struct
 
-from controller.api.fields import ASNumber, HoldTime, Port, rule
-from controller.api.objects import Conditions, Metadata, Resource
+from controller.api.fields import MOST_CLIENTS, ASNumber, Cidr, HoldTime, Port, rule
+from controller.api.objects import Conditions, Metadata, Resource, first_problem
 
 
 class GracefulRestart(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -68,6 +69,14 @@ class BGPConfigurationSpec(Struct, frozen=True, kw_only=True, rename="camel", om
     grace_periods: Annotated[
         GracePeriods, Meta(description="How long blocks are kept for nodes that may come back.")
     ] = GracePeriods()
+    metrics_clients: Annotated[
+        tuple[Cidr, ...],
+        Meta(
+            description="Ranges of pods that may ask operator and agents for metrics (TCP ports 9478 and 9479 of the nodes), for "
+            "example the pool of Prometheus' namespace. Without it no pod may.",
+            max_length=MOST_CLIENTS,
+        ),
+    ] = ()
 
 
 class BGPConfigurationStatus(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -98,6 +107,10 @@ class BGPConfiguration(Resource, frozen=True, kw_only=True, rename="camel"):
 
     spec: BGPConfigurationSpec = BGPConfigurationSpec()
     status: BGPConfigurationStatus = BGPConfigurationStatus()
+
+    def problem(self) -> tuple[str, str] | None:
+        """Every range must be a network."""
+        return first_problem("spec.metricsClients", self.spec.metrics_clients, ipaddress.ip_network)
 
 
 DEFAULT = BGPConfiguration(metadata=Metadata(name="default"))

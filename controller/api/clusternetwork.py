@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta, Struct
 
-from controller.api.fields import MOST_POOLS
+from controller.api.fields import MOST_CLIENTS, MOST_POOLS
 from controller.api.objects import Resource
 
 
@@ -46,6 +46,10 @@ class ClusterNetworkSpec(Struct, frozen=True, kw_only=True, rename="camel", omit
         dict[str, Annotated[tuple[str, ...], Meta(max_length=64)]],
         Meta(description="Namespaces with pools of their own, and which.", max_length=5000),
     ] = {}
+    metrics_clients: Annotated[
+        tuple[Annotated[str, Meta(max_length=43)], ...],
+        Meta(description="Ranges of pods that may ask for metrics.", max_length=MOST_CLIENTS),
+    ] = ()
 
 
 class ClusterNetwork(Resource, frozen=True, kw_only=True, rename="camel"):

@@ -135,6 +135,17 @@ class Reason(StrEnum):
     )
     NOT_SETTLED = "NotSettled", "nothing is granted until every Ready node's agent has reported", "wait up to 60 s"
 
+    SPEAKER_REPLACED = (
+        "SpeakerReplaced",
+        "the node's speaker is of an older version and is replaced; routers keep its routes meanwhile",
+    )
+    SPEAKER_ROLLOUT_HELD = (
+        "SpeakerRolloutHeld",
+        "no other node's speaker is replaced until this node is as it was",
+        "see the node's pods in podroute-system and its sessions, or take the change back with "
+        "`kubectl rollout undo -n podroute-system daemonset/podroute-speaker`",
+    )
+
     SYNCED = "Synced", "kernel and speaker are as planned"
     NO_BLOCK = "NoBlock", "the node has no block of a family that a pool offers it", "see the IPPools' conditions"
     SPEAKER_AWAY = "SpeakerAway", "the speaker does not answer", "see the speaker's log on the node"

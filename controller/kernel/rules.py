@@ -36,16 +36,18 @@ def table_text(rules: Rules) -> str:
             sets += [_set(f"nat-outgoing-{suffix}", elements, outgoing), _set(f"routed-{suffix}", elements, routed)]
             match = f"{word} saddr @nat-outgoing-{suffix} {word} daddr != @routed-{suffix}"
             masquerades.append(f"{match} counter masquerade fully-random")
-        if rules.guarded:
-            sets.append(_set(f"neighbours-{suffix}", elements, _merged(rules.neighbours, family)))
+        pods = _merged(rules.pods, family) if rules.guards else []
+        if pods:
+            sets.append(_set(f"pods-{suffix}", elements, pods))
+        for guard in rules.guards:
+            sets.append(_set(f"{guard.name}-{suffix}", elements, _merged(guard.allowed, family)))
             # An answer to a connection of the node's own may come to a port of any number.
             refused = (
-                f"{word} saddr != @neighbours-{suffix} tcp dport {_ports(rules.guarded)} ct state new counter drop"
+                f"{word} saddr != @{guard.name}-{suffix} tcp dport {_ports(guard.ports)} ct state new counter drop"
             )
             # By interface, as a pod may ask from its link-local address, too; by source, pods of other nodes.
             refusals.append(f'iifname "{VETH_PREFIX}*" {refused}')
-            if pods := _merged(rules.pods, family):
-                sets.append(_set(f"pods-{suffix}", elements, pods))
+            if pods:
                 refusals.append(f"{word} saddr @pods-{suffix} {refused}")
     # A packet from a pod needs a source whose route leads back to that pod. A link-local one has it, being on the link;
     # duplicate address detection, which asks from the unspecified address, is let through by the kernel
@@ -60,7 +62,8 @@ def table_text(rules: Rules) -> str:
 
 
 def _ports(numbers: tuple[int, ...]) -> str:
-    return str(numbers[0]) if len(numbers) == 1 else f"{{ {', '.join(map(str, numbers))} }}"
+    # In order, as nft lists them.
+    return str(numbers[0]) if len(numbers) == 1 else f"{{ {', '.join(map(str, sorted(numbers)))} }}"
 
 
 def _merged(prefixes: Iterable[Prefix], family: type[Prefix]) -> list[Prefix]:

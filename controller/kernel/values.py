@@ -135,19 +135,27 @@ class PodLink:
 
 
 @dataclass(frozen=True, slots=True)
+class Guard:
+    """TCP ports of the node to which no pod connects but those with an address in `allowed`. `name` is that of the nft sets."""
+
+    name: str
+    ports: tuple[int, ...]
+    allowed: tuple[Prefix, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Rules:
     """What the nft table `podroute` has to do beyond refusing forged sources.
 
     A packet from a pod in `nat_outgoing` gets the node's address unless its destination lies in `routed`
-    (pools, node addresses, service ranges). No pod, of this node or with an address in `pods`, connects to the node's TCP ports
-    `guarded`, unless it is one of `neighbours`. Prefixes of one tuple must not overlap: `nft` refuses such a set.
+    (pools, node addresses, service ranges). A pod, as `guards` mean it, is one of this node or has an address in `pods`.
+    Prefixes of one tuple must not overlap: `nft` refuses such a set.
     """
 
     nat_outgoing: tuple[Prefix, ...] = ()
     routed: tuple[Prefix, ...] = ()
-    guarded: tuple[int, ...] = ()
+    guards: tuple[Guard, ...] = ()
     pods: tuple[Prefix, ...] = ()
-    neighbours: tuple[Prefix, ...] = ()
 
 
 class DriftKind(StrEnum):

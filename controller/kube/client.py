@@ -69,10 +69,13 @@ class Api:
         """One object. Raises NotFound."""
         return await self._asked("GET", collection.path(name, namespace))
 
-    async def list(self, collection: Collection, *, field_selector: str = "", namespace: str = "") -> Listing:
+    async def list(
+        self, collection: Collection, *, field_selector: str = "", label_selector: str = "", namespace: str = ""
+    ) -> Listing:
         """All objects, as of one moment: in pages, and without resourceVersion, so that the answer is not an old one."""
         items: list[Raw] = []
-        parameters = {"limit": str(PAGE), **({"fieldSelector": field_selector} if field_selector else {})}
+        selectors = {"fieldSelector": field_selector, "labelSelector": label_selector}
+        parameters = {"limit": str(PAGE), **{key: value for key, value in selectors.items() if value}}
         while True:
             page = await self._asked("GET", collection.path(namespace=namespace), parameters=parameters)
             items += page.get("items") or []

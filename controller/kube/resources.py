@@ -30,6 +30,8 @@ class Collection(msgspec.Struct, frozen=True):
 
 SECRETS = Collection("", "v1", "secrets", "Secret", namespaced=True)
 PODS = Collection("", "v1", "pods", "Pod", namespaced=True)
+DAEMON_SETS = Collection("apps", "v1", "daemonsets", "DaemonSet", namespaced=True)
+REVISIONS = Collection("apps", "v1", "controllerrevisions", "ControllerRevision", namespaced=True)
 EVENTS = Collection("events.k8s.io", "v1", "events", "Event", namespaced=True)
 LEASES = Collection("coordination.k8s.io", "v1", "leases", "Lease", namespaced=True)
 

@@ -22,6 +22,7 @@ from controller.operator.feed import Feed
 from controller.operator.health import HealthServer, Metrics
 from controller.operator.inventory import WATCHED
 from controller.operator.reconciler import Reconciler
+from controller.operator.rollout import SpeakerRollout
 from controller.operator.telling import Teller
 from controller.operator.term import Term
 from controller.plan.inventory import RECLAIM_MARGIN
@@ -155,7 +156,9 @@ class Operator:
         lease = Lease(api, LEASE_NAME, options.namespace, identity, options.lease)
         self._term = Term(lease, self._on_begin, self._on_recovered)
         self._metrics.leader.set_function(lambda: float(self._term.may_write()))
-        self._teller = Teller(api, EventRecorder(api, CONTROLLER, identity), self._term.may_write)
+        recorder = EventRecorder(api, CONTROLLER, identity)
+        self._teller = Teller(api, recorder, self._term.may_write)
+        self._rollout = SpeakerRollout(api, self._store, recorder, self._term.may_write)
         self._reconciler = Reconciler(api, self._store, self._teller, self._metrics)
         self._reconciler.may_write = self._term.may_write
         self._reconciler.new_epoch = lambda: secrets.token_hex(4)
@@ -210,6 +213,7 @@ class Operator:
         yield "reconciler", self._reconcile(feed)
         yield "teller", self._teller.run()
         yield "relist", self._relist()
+        yield "rollout", self._rollout.run()
         if self._options.metrics_address:
             host, _, port = self._options.metrics_address.rpartition(":")
             server = HealthServer(self._metrics, lambda: True, lambda: self._store.is_loaded)

@@ -25,6 +25,7 @@ def cluster_network_spec(
         node_addresses=tuple(sorted(addresses)),
         service_ranges=inventory.service_ranges,
         namespaces=namespaces_with_pools(pools, inventory.namespaces),
+        metrics_clients=tuple(sorted(inventory.configuration.spec.metrics_clients)),
     )
 
 

@@ -92,7 +92,7 @@ class Inventory:
         """The one named `default`; what the nodes were told of it if it can't be read; or the defaults."""
         named = next((each for each in self.configurations if each.metadata.name == "default"), None)
         if named is None and "default" in self.unknown_of(BGPConfiguration) and self.networks:
-            return _told(self.networks)
+            return _told(self.networks, self.clusters)
         return named or bgpconfiguration.DEFAULT
 
     @property
@@ -101,8 +101,8 @@ class Inventory:
         return tuple(sorted({cidr for each in self.services for cidr in each.spec.cidrs}))
 
 
-def _told(networks: tuple[NodeNetwork, ...]) -> BGPConfiguration:
-    """The configuration that the nodes' specs follow from, as far as they show it."""
+def _told(networks: tuple[NodeNetwork, ...], clusters: tuple[ClusterNetwork, ...]) -> BGPConfiguration:
+    """The configuration that follows from what the nodes were told, as far as it shows."""
     specs = [each.spec for each in networks]
     mesh: Literal["Auto", "Enabled", "Disabled"] = "Auto"
     if all(spec.mesh for spec in specs):
@@ -117,5 +117,6 @@ def _told(networks: tuple[NodeNetwork, ...]) -> BGPConfiguration:
         hold_time=oldest.hold_time,
         graceful_restart=GracefulRestart(time=oldest.graceful_restart_time),
         grace_periods=GracePeriods(deleted_node=max(spec.deleted_node_grace for spec in specs)),
+        metrics_clients=tuple(client for each in clusters for client in each.spec.metrics_clients),
     )
     return msgspec.structs.replace(bgpconfiguration.DEFAULT, spec=spec)

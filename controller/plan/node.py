@@ -14,7 +14,7 @@ from bgp.values import Desired, Family
 from controller.api.clusternetwork import ClusterNetwork, ClusterNetworkSpec
 from controller.api.nodenetwork import BlockClaim, BlockGrant, NodeNetwork
 from controller.api.objects import Address, Network, family_of
-from controller.kernel.values import PodLink, Route, RouteKind, Rules, pod_routes
+from controller.kernel.values import Guard, PodLink, Route, RouteKind, Rules, pod_routes
 from controller.plan.addresses import occupancy
 from controller.plan.returned import (
     Return,
@@ -49,6 +49,10 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def is_complete(self) -> bool:
         """Whether the node may act: both objects have been seen once."""
         return self.node is not None and self.cluster is not None
+
+
+# TCP ports of the nodes on which operator and agent answer for metrics and health (their defaults, and the manifests').
+METRICS_PORTS = (9478, 9479)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,10 +195,16 @@ def _rules(cluster: ClusterNetworkSpec, desired: Desired) -> Rules:
     return Rules(
         nat_outgoing=_distinct(nat),
         routed=_distinct(routed),
-        guarded=(desired.listen_port,),
+        guards=(
+            # Few have an address of a pool: a route server in a pod.
+            Guard(
+                "neighbours",
+                (desired.listen_port,),
+                _distinct(each for each in neighbours if any(_holds(pool, each) for pool in pods)),
+            ),
+            Guard("metrics", METRICS_PORTS, _distinct(map(ipaddress.ip_network, cluster.metrics_clients))),
+        ),
         pods=_distinct(pods),
-        # Few have an address of a pool: a route server in a pod.
-        neighbours=_distinct(each for each in neighbours if any(_holds(pool, each) for pool in pods)),
     )
 
 
@@ -204,8 +214,9 @@ def _holds(pool: Network, single: Network) -> bool:
 
 def _distinct(networks: Iterable[Network]) -> tuple[Network, ...]:
     """The networks without those inside others, sorted: an nft set takes no overlaps."""
-    v4 = ipaddress.collapse_addresses(n for n in networks if isinstance(n, ipaddress.IPv4Network))
-    v6 = ipaddress.collapse_addresses(n for n in networks if isinstance(n, ipaddress.IPv6Network))
+    known = tuple(networks)
+    v4 = ipaddress.collapse_addresses(n for n in known if isinstance(n, ipaddress.IPv4Network))
+    v6 = ipaddress.collapse_addresses(n for n in known if isinstance(n, ipaddress.IPv6Network))
     return (*v4, *v6)
 
 

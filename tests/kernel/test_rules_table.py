@@ -2,7 +2,6 @@
 
 import json
 import socket
-from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -32,13 +31,20 @@ from controller.kernel.rules import (
     rule_problems,
     table_text,
 )
-from controller.kernel.values import DriftKind, Rules
+from controller.kernel.values import DriftKind, Guard, Prefix, Rules
 
 pytestmark = pytest.mark.root
 
 PODS_V4, PODS_V6 = ip_network("10.1.0.0/24"), ip_network("fd00:1::/120")
-PORT, OPEN_PORT = 1790, 8080
-GUARD = Rules(guarded=(PORT, 9479), pods=(PODS_V4, PODS_V6))
+PORT, METRICS_PORT, OPEN_PORT = 1790, 9479, 8080
+
+
+def guarded(*allowed: Prefix, clients: tuple[Prefix, ...] = ()) -> Rules:
+    """Two guards as a plan has them."""
+    guards = (Guard("neighbours", (PORT,), allowed), Guard("metrics", (METRICS_PORT, 9478), clients))
+    return Rules(guards=guards, pods=(PODS_V4, PODS_V6))
+
+
 MASQUERADE = Rules((PODS_V4, PODS_V6), (PODS_V4, PODS_V6, ip_network("192.0.2.0/25")))
 
 
@@ -215,8 +221,8 @@ def test_a_pod_reaches_a_guarded_port_of_its_node_only_as_a_neighbour(world: Wor
     ):
         reaches(pod, node, PORT)
         table = RuleTable()
-        assert table.apply(GUARD) == []
-        assert rule_problems(GUARD) == []
+        assert table.apply(guarded()) == []
+        assert rule_problems(guarded()) == []
         assert not connects(pod, node, PORT)
         reaches(pod, node, OPEN_PORT)
         if family == 6:
@@ -225,9 +231,29 @@ def test_a_pod_reaches_a_guarded_port_of_its_node_only_as_a_neighbour(world: Wor
             assert not connects(pod, node, PORT, link_local(pod))
         # The node itself, and whoever is no pod, is let in.
         socket.create_connection((node, PORT), 1).close()
-        table.apply(replace(GUARD, neighbours=(own,)))
+        table.apply(guarded(own))
         reaches(pod, node, PORT)
         assert not connects(stranger, node, PORT)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_pod_reaches_the_metrics_only_as_one_of_their_clients(world: World, family: int) -> None:
+    pod, stranger = world.pod(), world.pod()
+    node = str(NODE_V4 if family == 4 else NODE_V6)
+    own = ip_network(pod.v4 if family == 4 else pod.v6)
+    with (
+        socket.create_server((node, METRICS_PORT), family=FAMILIES[family]),
+        socket.create_server((node, PORT), family=FAMILIES[family]),
+    ):
+        reaches(pod, node, METRICS_PORT)
+        table = RuleTable()
+        table.apply(guarded())
+        assert not connects(pod, node, METRICS_PORT)
+        table.apply(guarded(clients=(own,)))
+        assert rule_problems(guarded(clients=(own,))) == []
+        reaches(pod, node, METRICS_PORT)
+        assert not connects(pod, node, PORT)
+        assert not connects(stranger, node, METRICS_PORT)
 
 
 def reaches(pod: Pod, address: str, port: int, source: str = "") -> None:

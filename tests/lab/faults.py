@@ -18,10 +18,10 @@ HOLD_TIME_S = 9
 
 
 @contextmanager
-def undisturbed(lab: Lab, across: list[Pod], *, restarting: str = "") -> Iterator[None]:
+def undisturbed(lab: Lab, across: list[Pod], *, restarting: Sequence[str] = ()) -> Iterator[None]:
     """Traffic between the racks' pods goes on without loss, and no router drops a pod route; no session restarts.
 
-    But for those of the node `restarting`: they must, and be whole again before the watch ends.
+    But for those of the nodes `restarting`: they must, and be whole again before the watch ends.
     """
     tors = lab.topology.tor_names
     before = [session_marks(lab, tor) for tor in tors]
@@ -29,8 +29,9 @@ def undisturbed(lab: Lab, across: list[Pod], *, restarting: str = "") -> Iterato
     with RouteWatch(lab, lab.topology.router_names) as watch, Traffic([(one.place, other.place)]) as traffic:
         yield
         if restarting:
-            eventually(lambda: restarted(lab, restarting, before), 30, f"the sessions of {restarting} are new and up")
-            eventually(lambda: has_said_all(lab, restarting), 30, f"{restarting} has sent its end-of-RIB")
+            for node in restarting:
+                eventually(lambda node=node: restarted(lab, node, before), 30, f"the sessions of {node} are new and up")
+                eventually(lambda node=node: has_said_all(lab, node), 30, f"{node} has sent its end-of-RIB")
             # Routers purge what was not announced again when they hear that.
             time.sleep(1)
         else:
@@ -49,7 +50,7 @@ def restarted(lab: Lab, node: str, before: Sequence[Mapping[str, str]]) -> bool:
     """Whether each session of the node with its ToR is another than before, and up."""
     rack = lab.topology.rack_of(node)
     now = session_marks(lab, lab.topology.tor_names[rack])
-    own = set(now) - set(_of_others(lab, node, now))
+    own = set(now) - set(_of_others(lab, [node], now))
     return bool(own) and all(now[name] != before[rack].get(name) and _is_whole(now[name]) for name in own)
 
 
@@ -59,9 +60,9 @@ def _is_whole(mark: str) -> bool:
     return state == "Established" and bool(connection)
 
 
-def _of_others(lab: Lab, node: str, marks: Mapping[str, str]) -> dict[str, str]:
+def _of_others(lab: Lab, nodes: Sequence[str], marks: Mapping[str, str]) -> dict[str, str]:
     """The marks of sessions with other nodes; FRR names a session by the address, BIRD by node and family."""
-    own = {*lab.topology.addresses(node), f"{node}_v4", f"{node}_v6"}
+    own = {name for node in nodes for name in (*lab.topology.addresses(node), f"{node}_v4", f"{node}_v6")}
     return {name: mark for name, mark in marks.items() if name not in own}
 
 

@@ -194,6 +194,11 @@ TABLE = {
         body("BGPConfiguration", "default", nodeMesh="Auto"),
         ("spec.nodeMesh", '"On"', '"Auto", "Disabled", "Enabled"'),
     ),
+    "metrics clients with host bits": (
+        body("BGPConfiguration", "default", metricsClients=["10.244.0.1/16"]),
+        body("BGPConfiguration", "default", metricsClients=["10.244.0.0/16"]),
+        ("spec.metricsClients", "10.244.0.1/16", "host bits are set"),
+    ),
     "restart time too long": (
         body("BGPConfiguration", "default", gracefulRestart={"time": 4096}),
         body("BGPConfiguration", "default", gracefulRestart={"time": 4095}),

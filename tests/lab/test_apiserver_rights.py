@@ -48,8 +48,13 @@ EVERYWHERE = {
 IN_NAMESPACES = {
     # Passwords of BGP sessions by name: without list and watch nobody learns which there are.
     ("podroute-agent", "podroute-system"): rights("", "secrets", "get"),
-    # The Lease that says which operator writes.
-    ("podroute-operator", "podroute-system"): rights("coordination.k8s.io", "leases", "get create update"),
+    # The Lease that says which operator writes; pods of older versions, and of which version the two DaemonSets are.
+    ("podroute-operator", "podroute-system"): (
+        rights("coordination.k8s.io", "leases", "get create update")
+        | rights("apps", "daemonsets", "get")
+        | rights("apps", "controllerrevisions", "list")
+        | rights("", "pods", "list delete")
+    ),
     # Events about Nodes live in default.
     ("podroute-agent", "default"): rights("events.k8s.io", "events", "create patch"),
     ("podroute-operator", "default"): rights("events.k8s.io", "events", "create patch"),

@@ -120,7 +120,7 @@ def test_a_killed_part_of_the_speaker_loses_no_packet_and_no_route(
     if not with_agent:
         machine.stop("agent")
     try:
-        with undisturbed(lab, across, restarting=node):
+        with undisturbed(lab, across, restarting=[node]):
             subprocess.run(["kill", "-9", str(speaker_pid(lab, node, victim))], check=True)
     finally:
         if not with_agent:

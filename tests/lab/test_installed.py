@@ -132,7 +132,7 @@ def test_replacing_every_agent_costs_running_pods_nothing(installed_lab: Lab, ac
 def test_replacing_a_speaker_costs_running_pods_nothing(installed_lab: Lab, across: list[Pod]) -> None:
     node = across[0].node
     (old,) = (pod for pod in parts(installed_lab, "speaker") if pod["spec"]["nodeName"] == node)
-    with undisturbed(installed_lab, across, restarting=node):
+    with undisturbed(installed_lab, across, restarting=[node]):
         installed_lab.kubectl("delete", "pod", "-n", NAMESPACE, old["metadata"]["name"])
 
     def replaced() -> bool:

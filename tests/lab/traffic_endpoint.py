@@ -27,7 +27,7 @@ class Endpoint:
         self.own, self.peer, self.port, self.interval = own, peer, port, 1 / rate
         self.stopping = threading.Event()
         self.sent = 0
-        self.begun = self.last = time.monotonic()
+        self.begun = self.last = self.stopped = time.monotonic()
         self.sending = self.send_gap = 0.0
         self.received: list[tuple[int, float]] = []
         self.stream: list[float] = []
@@ -45,9 +45,10 @@ class Endpoint:
         for thread in threads:
             thread.start()
         self.stopping.wait()
-        # A stream that came to a standstill, and a sender, have their gap at the end.
-        self.stream.append(time.monotonic())
-        self.pause(self.stream[-1])
+        # What came to a standstill has its gap at the end.
+        self.stopped = time.monotonic()
+        self.stream.append(self.stopped)
+        self.pause(self.stopped)
         # What is under way still arrives.
         time.sleep(0.5)
         self.report()
@@ -119,7 +120,7 @@ class Endpoint:
         return None
 
     def report(self) -> None:
-        times = [when for _, when in self.received]
+        times = sorted([self.stopped, *(when for _, when in self.received)])
         print(
             json.dumps(
                 {

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from controller.kernel.rules import table_text
-from controller.kernel.values import Rules
+from controller.kernel.values import Guard, Rules
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "kernel"
 POOLS = tuple(map(ip_network, ("10.1.0.0/16", "fd00:1::/64")))
@@ -17,8 +17,14 @@ CASES = {
     "antispoofing": Rules(),
     "masquerade-both": Rules(POOLS, POOLS + NODES),
     "masquerade-v6": Rules(POOLS[1:], POOLS + NODES),
-    "guarded-port": Rules(guarded=(179,), pods=POOLS),
-    "guarded-ports-but-for-neighbours": Rules(guarded=(179, 9479), pods=POOLS, neighbours=(ip_network("10.1.0.9/32"),)),
+    "guarded-port": Rules(guards=(Guard("neighbours", (179,)),), pods=POOLS),
+    "guarded-ports-but-for-some": Rules(
+        guards=(
+            Guard("neighbours", (179,), (ip_network("10.1.0.9/32"),)),
+            Guard("metrics", (9478, 9479), (ip_network("10.1.9.0/24"), ip_network("fd00:1:0:0:9::/80"))),
+        ),
+        pods=POOLS,
+    ),
 }
 
 

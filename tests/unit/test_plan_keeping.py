@@ -20,7 +20,7 @@ def settled_cluster() -> Simulation:
     sim.add_pool("v4", "10.244.0.0/16")
     sim.add_pool("own", "10.245.0.0/16", namespace_selector=LabelSelector(match_labels={"team": "a"}))
     sim.put(Namespace(metadata=Metadata(name="team-a", labels={"team": "a"})))
-    spec = BGPConfigurationSpec(as_number=65100, node_mesh="Disabled")
+    spec = BGPConfigurationSpec(as_number=65100, node_mesh="Disabled", metrics_clients=("10.245.0.0/16",))
     sim.put(BGPConfiguration(metadata=Metadata(name="default"), spec=spec))
     router = BGPPeerSpec(address="10.10.0.1", as_number=65001, node_selector=LabelSelector(match_labels={"rack": "r0"}))
     sim.put(BGPPeer(metadata=Metadata(name="tor"), spec=router))

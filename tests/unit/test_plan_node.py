@@ -19,6 +19,7 @@ from controller.api.objects import Address, Metadata
 from controller.kernel.values import (
     Attachment,
     DriftKind,
+    Guard,
     NextHop,
     PodLink,
     Route,
@@ -107,11 +108,25 @@ def test_masquerading_covers_the_pools_that_ask_for_it_and_spares_all_that_is_ro
 
 
 def test_pods_are_kept_from_the_speakers_port_but_for_one_that_is_a_neighbour() -> None:
-    server = SessionSpec(peer="server", address="10.244.7.7", asn=64512, local_address=OWN[0], local_asn=64512)
-    rules = plan(node(sessions=(TOR4, TOR6, server), listen_port=1790)).rules
-    assert rules.guarded == (1790,)
+    addresses = ("10.244.7.7", "fd00:10:244::7:7")
+    servers = (
+        SessionSpec(peer="server", address=address, asn=64512, local_address=own, local_asn=64512)
+        for address, own in zip(addresses, OWN, strict=True)
+    )
+    rules = plan(node(sessions=(TOR4, TOR6, *servers), listen_port=1790)).rules
     assert set(rules.pods) == {ipaddress.ip_network(pool.cidr) for pool in CLUSTER.pools}
-    assert rules.neighbours == (ipaddress.ip_network("10.244.7.7/32"),)
+    assert rules.guards[0] == Guard("neighbours", (1790,), tuple(map(ipaddress.ip_network, addresses)))
+
+
+def test_pods_are_kept_from_the_metrics_but_for_those_that_the_cluster_names() -> None:
+    assert plan(node()).rules.guards[1] == Guard("metrics", (9478, 9479))
+    clients = ("10.244.9.0/24", "10.244.9.7/32", "fd00:10:244::9/128")
+    cluster = ClusterNetwork(
+        metadata=Metadata(name="default"), spec=msgspec.structs.replace(CLUSTER, metrics_clients=clients)
+    )
+    named = plan_node(Snapshot(node=node(), cluster=cluster), local())
+    assert named is not None
+    assert named.rules.guards[1].allowed == (ipaddress.ip_network(clients[0]), ipaddress.ip_network(clients[2]))
 
 
 def test_exactly_the_blocks_are_announced_each_on_sessions_of_its_family() -> None:

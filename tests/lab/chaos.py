@@ -1,0 +1,212 @@
+"""A seeded list of faults under traffic: what each cost, and whether that is more than it may.
+
+    python tests/lab/chaos.py --seed 7 --table docs/faults.md       (make chaos)
+
+Numbered packets run between pods of one rack, of two racks, and a pod and the outside host. Called by `test_chaos`, too.
+"""
+
+import argparse
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from chaos_faults import CONTROL, FAULTS, Cost, Fault
+from chaos_outcome import Outcome, document, row
+from faults import HOLD_TIME_S, all_established, has_said_all
+from oracle import wrong
+from router_tables import RouteWatch, node_blocks, pod_table, session_marks
+from seen_source import place_of
+from traffic import Place, Traffic
+from workloads import Pod, eventually, pods_on
+
+from controller.lab.cluster import Lab
+from controller.lab.errors import LabError
+from controller.lab.teardown import tear_down
+from controller.lab.topology import Topology
+
+HEAL_S = 60.0
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Two ends, and the machines that packets between them end on or must cross."""
+
+    ends: tuple[Place, Place]
+    machines: frozenset[str]
+
+    @property
+    def labels(self) -> set[str]:
+        """As the probe names its directions."""
+        one, other = (end.name for end in self.ends)
+        return {f"{one} to {other}", f"{other} to {one}"}
+
+
+def flows_between(lab: Lab, pods: Sequence[Pod]) -> list[Flow]:
+    """Within each rack, across the racks, and to the outside host; `pods` is one on each node."""
+    shape = lab.topology
+    racks = [[pod for pod in pods if shape.rack_of(pod.node) == rack] for rack in range(shape.racks)]
+    within = [(rack[0], rack[1]) for rack in racks]
+    across = (racks[0][0], racks[-1][0])
+    outside = Flow((racks[-1][1].place, place_of(lab, "outside")), crossed(shape, racks[-1][1].node))
+    return [
+        *(Flow((one.place, other.place), crossed(shape, one.node, other.node)) for one, other in (*within, across)),
+        outside,
+    ]
+
+
+def crossed(shape: Topology, node: str, other: str = "") -> frozenset[str]:
+    """The machines between two nodes, or a node and what is behind the spine; within a rack packets go straight."""
+    if other and shape.rack_of(node) == shape.rack_of(other):
+        return frozenset({node, other})
+    ends = [each for each in (node, other) if each]
+    return frozenset({*ends, *(shape.tor_names[shape.rack_of(each)] for each in ends), "spine"})
+
+
+def chosen(seed: int, count: int) -> list[tuple[Fault, int]]:
+    """So many faults in a random order, none twice before each was there, and the control among them.
+
+    The number beside each chooses its victim.
+    """
+    rng = random.Random(seed)
+    faults: list[Fault] = []
+    while len(faults) < count:
+        faults += rng.sample(FAULTS, len(FAULTS))
+    faults = faults[:count]
+    faults.insert(rng.randrange(len(faults) + 1), CONTROL)
+    return [(fault, rng.randrange(1000)) for fault in faults]
+
+
+def suffer(lab: Lab, flows: Sequence[Flow], fault: Fault, victim: str) -> Outcome:
+    """Causes one fault under traffic, and waits until all is well again."""
+    before = _marks(lab)
+    with ExitStack() as stack:
+        watches = {router: stack.enter_context(RouteWatch(lab, [router])) for router in lab.topology.router_names}
+        traffic = stack.enter_context(Traffic([flow.ends for flow in flows]))
+        undo = fault.cause(lab, victim)
+        undo()
+        since = time.monotonic()
+        is_healed = _await_well(lab)
+        healed = time.monotonic() - since
+        # A session whose keepalives ended falls only now, and what routers kept for it goes.
+        time.sleep(HOLD_TIME_S + 1)
+        is_healed = is_healed and _await_well(lab)
+    own = {label for flow in flows if victim in flow.machines for label in flow.labels}
+    reset = [name for name, mark in sorted(_marks(lab).items()) if before.get(name) != mark]
+    return Outcome(
+        fault=fault,
+        victim=victim,
+        lost=sum(len(d.missing) for d in traffic.directions if d.label in own),
+        lost_by_others=sum(len(d.missing) for d in traffic.directions if d.label not in own),
+        gap=max((d.gap for d in traffic.directions if d.missing), default=0.0),
+        reset=[name for name in reset if is_of(lab.topology, victim, name)],
+        reset_of_others=[name for name in reset if not is_of(lab.topology, victim, name)],
+        withdrawn={router: len(watch.dropped) for router, watch in watches.items()},
+        healed=healed if is_healed else None,
+        wrong=[
+            *traffic.troubles(set() if fault.cost is Cost.NOTHING else own),
+            *(f"{kind}: {what}" for kind, what in sorted(wrong(lab))),
+        ],
+    )
+
+
+def _await_well(lab: Lab) -> bool:
+    """Whether all is well within HEAL_S."""
+    try:
+        eventually(lambda: is_well(lab), HEAL_S, "all is well")
+    except AssertionError:
+        return False
+    return True
+
+
+def is_well(lab: Lab) -> bool:
+    """Whether everything runs, all sessions are up and have said all, the API server answers, and every router has every block."""
+    nodes = lab.topology.node_names
+    return (
+        all(lab.pid(node, part) for node in nodes for part in ("agent", "speaker", "kubelet", "containerd"))
+        and all(lab.pid("cp", part) for part in ("etcd", "kube-apiserver", "operator"))
+        and all_established(lab, lab.topology.tor_names)
+        and all(has_said_all(lab, node) for node in nodes)
+        and _api_server_is_ready(lab)
+        and all(_pod_prefixes(lab, router) == set(node_blocks(lab)) for router in lab.topology.router_names)
+    )
+
+
+def _pod_prefixes(lab: Lab, router: str) -> set[str]:
+    return {prefix for family in (4, 6) for prefix in pod_table(lab, router, family)}
+
+
+def _api_server_is_ready(lab: Lab) -> bool:
+    try:
+        return lab.kubectl("get", "--raw", "/readyz") == "ok"
+    except LabError:
+        return False
+
+
+def _marks(lab: Lab) -> dict[tuple[str, str], str]:
+    """A mark of each session that a ToR has with a node, by the ToR and its name for the session."""
+    return {(tor, name): mark for tor in lab.topology.tor_names for name, mark in session_marks(lab, tor).items()}
+
+
+def is_of(shape: Topology, victim: str, session: tuple[str, str]) -> bool:
+    """Whether a session is one of the victim's; FRR names it by the node's address, BIRD by node and family."""
+    tor, name = session
+    if victim not in shape.node_names:
+        return victim == tor
+    return name in {*shape.addresses(victim), f"{victim}_v4", f"{victim}_v6"}
+
+
+def run(lab: Lab, seed: int, count: int) -> Iterator[Outcome]:
+    """One outcome after the other; ends early if the lab does not become well again."""
+    with pods_on(lab, lab.topology.node_names, "chaos") as pods:
+        flows = flows_between(lab, pods)
+        for fault, number in chosen(seed, count):
+            victims = fault.hits.of(lab)
+            outcome = suffer(lab, flows, fault, victims[number % len(victims)])
+            yield outcome
+            if outcome.healed is None:
+                return
+
+
+@contextmanager
+def lab_named(name: str) -> Iterator[Lab]:
+    """The running lab of that name, or one that is made and removed again."""
+    if name:
+        yield Lab.find(name)
+        return
+    own = f"chaos{os.getpid()}"
+    try:
+        yield Lab.up(own, processes=True, report=print)
+    finally:
+        tear_down(own)
+
+
+def main() -> int:
+    """Exit code 1 if a fault cost more than it may."""
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument(
+        "--lab", default="", help="a running lab (podroute lab up --processes); default: one of its own"
+    )
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 16), help="default: any")
+    parser.add_argument("--count", type=int, default=len(FAULTS), help="faults besides the control; default: each once")
+    parser.add_argument("--table", type=Path, help="the table's file, for example docs/faults.md")
+    given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    print(f"seed {given.seed}, {given.count} faults and the control", flush=True)
+    outcomes: list[Outcome] = []
+    with lab_named(given.lab) as lab:
+        for outcome in run(lab, given.seed, given.count):
+            outcomes.append(outcome)
+            print(row(outcome), flush=True)
+    if given.table:
+        given.table.write_text(document(given.seed, outcomes))
+    return int(len(outcomes) <= given.count or any(outcome.excess for outcome in outcomes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,248 @@
+"""The faults of the chaos run, each with what it may cost (DESIGN.md, faults). Called by `chaos`.
+
+A fault is caused on a victim, and undone by what `cause` gives back. The victims are the machines that it may hit.
+"""
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+import msgspec
+from faults import speaker_pid
+from router_tables import node_blocks
+
+from controller.lab.cluster import Lab
+from controller.lab.podroute import kubeconfig_path, processes_on
+
+Undo = Callable[[], None]
+Cause = Callable[[Lab, str], Undo]
+
+# Seconds for which a process gets no time: less than the hold time.
+FROZEN_S = 5.0
+# Seconds for which a link is down.
+CUT_S = 1.0
+# Seconds within which what was deleted by hand is there again.
+REPAIR_S = 1.0
+
+
+class Cost(Enum):
+    """What a fault may cost packets. The victim's own are those that end on it or must cross it."""
+
+    NOTHING = "nothing"
+    REPAIR = f"the victim's own, for {REPAIR_S:g} s"
+    OWN = "the victim's own"
+    LOSS = "the victim's own, and some must be lost: the control"
+
+
+class Machines(Enum):
+    """What a fault may hit."""
+
+    NODE = "node"
+    TOR = "ToR"
+    SPINE = "spine"
+    CONTROL_PLANE = "control plane"
+
+    def of(self, lab: Lab) -> tuple[str, ...]:
+        """Their names in the lab."""
+        shape = lab.topology
+        names = {Machines.NODE: shape.node_names, Machines.TOR: shape.tor_names}
+        return names.get(self, ("spine",) if self is Machines.SPINE else ("cp",))
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`resets`: the victim's own BGP sessions may restart. `withdraws`: routers may lose routes."""
+
+    name: str
+    hits: Machines
+    cause: Cause
+    cost: Cost = Cost.NOTHING
+    resets: bool = False
+    withdraws: bool = False
+
+
+def nothing_to_undo() -> None:
+    """It heals by itself."""
+
+
+def killed(process: str) -> Cause:
+    """kill -9; the machine's supervisor starts it again."""
+
+    def cause(lab: Lab, victim: str) -> Undo:
+        lab.kill(victim, process)
+        return nothing_to_undo
+
+    return cause
+
+
+def frozen(process: str) -> Cause:
+    """It gets no time for a while."""
+
+    def cause(lab: Lab, victim: str) -> Undo:
+        lab.kill(victim, process, signal.SIGSTOP)
+        time.sleep(FROZEN_S)
+        return lambda: lab.kill(victim, process, signal.SIGCONT)
+
+    return cause
+
+
+def speaker_killed(part: str) -> Cause:
+    """kill -9 of one of the speaker's three processes."""
+
+    def cause(lab: Lab, victim: str) -> Undo:
+        subprocess.run(["kill", "-9", str(speaker_pid(lab, victim, part))], check=True)
+        return nothing_to_undo
+
+    return cause
+
+
+def speaker_frozen(part: str) -> Cause:
+    """One of the speaker's three processes gets no time for a while."""
+
+    def cause(lab: Lab, victim: str) -> Undo:
+        pid = str(speaker_pid(lab, victim, part))
+        subprocess.run(["kill", "-STOP", pid], check=True)
+        time.sleep(FROZEN_S)
+        return lambda: subprocess.run(["kill", "-CONT", pid], check=True) and None
+
+    return cause
+
+
+def bgp_killed(lab: Lab, router: str) -> Undo:
+    """The routing daemon, whichever the router has."""
+    return killed("bird" if lab.is_bird(router) else "bgpd")(lab, router)
+
+
+def uplink_cut(lab: Lab, node: str) -> Undo:
+    """No carrier at the node's uplink: the far end, a port of the rack's bridge, is down."""
+    return _port_down(lab, f"rack{lab.topology.rack_of(node)}", node)
+
+
+def fabric_cut(lab: Lab, tor: str) -> Undo:
+    """No carrier between a ToR and the spine."""
+    return _port_down(lab, "spine", tor)
+
+
+def _port_down(lab: Lab, place: str, port: str) -> Undo:
+    # An interface that is set down loses its IPv6 addresses otherwise; here it is its far end's carrier that is meant.
+    lab.netns_exec(place, ["sysctl", "-qw", f"net.ipv6.conf.{port}.keep_addr_on_down=1"])
+    lab.netns_exec(place, ["ip", "link", "set", port, "down"])
+    time.sleep(CUT_S)
+    return lambda: lab.netns_exec(place, ["ip", "link", "set", port, "up"]) and None
+
+
+def flushed(*words: str) -> Cause:
+    """Our routes that match are deleted by hand, in both families."""
+
+    def cause(lab: Lab, node: str) -> Undo:
+        for family in ("-4", "-6"):
+            lab.netns_exec(node, ["ip", family, "route", "flush", "proto", "179", *words])
+        return nothing_to_undo
+
+    return cause
+
+
+def pod_routes_deleted(lab: Lab, node: str) -> Undo:
+    """Of every pod at once."""
+    for device in _veths(lab, node):
+        flushed("dev", device)(lab, node)
+    return nothing_to_undo
+
+
+def neighbours_deleted(lab: Lab, node: str) -> Undo:
+    """The permanent entries of every pod."""
+    for device in _veths(lab, node):
+        lab.netns_exec(node, ["ip", "neigh", "flush", "dev", device, "nud", "permanent"])
+    return nothing_to_undo
+
+
+def veths_flapped(lab: Lab, node: str) -> Undo:
+    """Every pod's host end."""
+    for device in _veths(lab, node):
+        for state in ("down", "up"):
+            lab.netns_exec(node, ["ip", "link", "set", device, state])
+    return nothing_to_undo
+
+
+def table_deleted(lab: Lab, node: str) -> Undo:
+    """Our nftables table."""
+    lab.netns_exec(node, ["nft", "delete", "table", "inet", "podroute"])
+    return nothing_to_undo
+
+
+def object_deleted(kind: str, name: Callable[[Lab, str], str]) -> Cause:
+    """By hand, with the operator's rights, since nobody else may."""
+
+    def cause(lab: Lab, victim: str) -> Undo:
+        config = str(kubeconfig_path(lab.machine("cp").folder, "operator"))
+        lab.kubectl("--kubeconfig", config, "delete", kind, name(lab, victim), "--wait=false")
+        return nothing_to_undo
+
+    return cause
+
+
+def a_block(lab: Lab, node: str) -> str:
+    """One of the node's IPBlocks, by its object's name."""
+    cidr = min(cidr for cidr, owner in node_blocks(lab).items() if owner == node)
+    found = lab.get("ipblocks")["items"]
+    return str(next(block["metadata"]["name"] for block in found if block["spec"]["cidr"] == cidr))
+
+
+def rival_operator(lab: Lab, victim: str) -> Undo:
+    """A second operator runs beside the first, which dies in the middle of it."""
+    machine = lab.machine(victim)
+    (spec,) = processes_on(victim, machine.folder, "")
+    lab.start(victim, msgspec.structs.replace(spec, name="rival"))
+    time.sleep(FROZEN_S)
+    lab.kill(victim, "operator")
+    time.sleep(FROZEN_S)
+    return lambda: machine.stop("rival")
+
+
+def routes_deleted_while_nobody_repairs(lab: Lab, node: str) -> Undo:
+    """The control: here packets must be lost."""
+    lab.kill(node, "agent", signal.SIGSTOP)
+    pod_routes_deleted(lab, node)
+    time.sleep(CUT_S)
+    return lambda: lab.kill(node, "agent", signal.SIGCONT)
+
+
+def _veths(lab: Lab, node: str) -> list[str]:
+    links = json.loads(lab.netns_exec(node, ["ip", "-j", "link", "show", "type", "veth"]))
+    return [link["ifname"] for link in links if link["ifname"].startswith("podr")]
+
+
+_NODE, _TOR, _SPINE, _PLANE = Machines.NODE, Machines.TOR, Machines.SPINE, Machines.CONTROL_PLANE
+CONTROL = Fault("pod routes deleted, agent frozen (control)", _NODE, routes_deleted_while_nobody_repairs, Cost.LOSS)
+FAULTS = (
+    *(Fault(f"{name} killed", _NODE, killed(name)) for name in ("agent", "kubelet", "containerd", "kube-proxy")),
+    Fault("agent frozen", _NODE, frozen("agent")),
+    *(
+        Fault(f"speaker's {part} killed", _NODE, speaker_killed(part), resets=True)
+        for part in ("entry", "exabgp", "daemon")
+    ),
+    *(Fault(f"speaker's {part} frozen", _NODE, speaker_frozen(part)) for part in ("entry", "exabgp", "daemon")),
+    *(
+        Fault(f"{name} killed", _PLANE, killed(name))
+        for name in ("operator", "kube-apiserver", "etcd", "kube-controller-manager", "kube-scheduler")
+    ),
+    *(Fault(f"{name} frozen", _PLANE, frozen(name)) for name in ("operator", "kube-apiserver", "etcd")),
+    Fault("two operators at once", _PLANE, rival_operator),
+    Fault("NodeNetwork deleted", _NODE, object_deleted("nodenetwork", lambda _, node: node)),
+    Fault("IPBlock deleted", _NODE, object_deleted("ipblock", a_block)),
+    Fault("ClusterNetwork deleted", _PLANE, object_deleted("clusternetwork", lambda *_: "default")),
+    Fault("pod routes deleted", _NODE, pod_routes_deleted, Cost.REPAIR),
+    Fault("learned routes deleted", _NODE, flushed("dev", "eth0"), Cost.REPAIR),
+    Fault("block routes deleted", _NODE, flushed("type", "unreachable")),
+    Fault("pods' neighbours deleted", _NODE, neighbours_deleted, Cost.REPAIR),
+    Fault("pods' links down and up", _NODE, veths_flapped, Cost.REPAIR),
+    Fault("nft table deleted", _NODE, table_deleted),
+    Fault(f"uplink down for {CUT_S:g} s", _NODE, uplink_cut, Cost.OWN),
+    Fault("ToR's BGP daemon killed", _TOR, bgp_killed, Cost.OWN, resets=True, withdraws=True),
+    Fault(f"ToR's link to the spine down for {CUT_S:g} s", _TOR, fabric_cut, Cost.OWN, withdraws=True),
+    Fault("spine's BGP daemon killed", _SPINE, bgp_killed, Cost.OWN, withdraws=True),
+)

@@ -1,0 +1,91 @@
+"""What a fault cost, whether that is more than it may, and the table of it. Pure. Called by `chaos`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from chaos_faults import REPAIR_S, Cost, Fault
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Packets lost on flows that end on the victim or cross it, and on the others; the longest gap, and when all was well again
+    after the fault's end (seconds; None: never); sessions that restarted, the victim's own and others'; routes that went, by
+    router; and what else was wrong: the probe itself, wrong sources, the oracle's findings.
+    """
+
+    fault: Fault
+    victim: str
+    lost: int
+    lost_by_others: int
+    gap: float
+    reset: Sequence[str]
+    reset_of_others: Sequence[str]
+    withdrawn: Mapping[str, int]
+    healed: float | None
+    wrong: Sequence[str] = ()
+
+    @property
+    def excess(self) -> list[str]:
+        """What is more than the fault may cost, in words."""
+        return [*self._packets(), *self._routing(), *self.wrong]
+
+    def _packets(self) -> list[str]:
+        cost, found = self.fault.cost, []
+        if cost is Cost.NOTHING and self.lost:
+            found.append(f"{self.lost} packets lost, for {self.gap:.2f} s")
+        if cost is Cost.REPAIR and self.gap > REPAIR_S:
+            found.append(f"a gap of {self.gap:.2f} s, more than {REPAIR_S:g} s")
+        if cost is Cost.LOSS and not self.lost:
+            found.append("no packet lost: the probe is blind")
+        if self.lost_by_others:
+            found.append(f"{self.lost_by_others} packets of others lost")
+        return found
+
+    def _routing(self) -> list[str]:
+        found = []
+        restarted = [*(() if self.fault.resets else self.reset), *self.reset_of_others]
+        if restarted:
+            found.append(f"sessions restarted: {', '.join(restarted)}")
+        withdrawn = {router: count for router, count in self.withdrawn.items() if count}
+        if withdrawn and not self.fault.withdraws:
+            found.append(f"routes withdrawn: {withdrawn}")
+        if self.healed is None:
+            found.append("not well again")
+        return found
+
+
+_HEAD = (
+    "| fault | at | may cost packets | lost | longest gap, s | sessions restarted | routes withdrawn | well again after, s |",
+    "|---|---|---|--:|--:|--:|---|--:|",
+)
+
+
+def row(outcome: Outcome) -> str:
+    """A line of the table; an excess stands below its own line."""
+    withdrawn = ", ".join(f"{router} {count}" for router, count in outcome.withdrawn.items() if count) or "none"
+    gap = f"{outcome.gap:.2f}" if outcome.lost else "-"
+    healed = "never" if outcome.healed is None else f"{outcome.healed:.1f}"
+    cells = (
+        *(outcome.fault.name, outcome.victim, outcome.fault.cost.value, str(outcome.lost), gap),
+        *(str(len(outcome.reset)), withdrawn, healed),
+    )
+    excess = "".join(f"\n| **too much**: {each} |" for each in outcome.excess)
+    return f"| {' | '.join(cells)} |{excess}"
+
+
+def document(seed: int, outcomes: Sequence[Outcome]) -> str:
+    """The page with the table, sorted by fault."""
+    rows = "\n".join((*_HEAD, *map(row, sorted(outcomes, key=lambda each: (each.fault.name, each.victim)))))
+    return f"""# What faults cost
+
+Written by `make chaos` (seed {seed}). In a lab of four nodes in two racks with one ToR each (FRR and BIRD), numbered packets
+and a stream, IPv4 and IPv6, run both ways between pods of one rack, between pods of two racks, and between a pod and the outside
+host, while one fault after the other is caused. A flow is the victim's own if it ends on it or must cross it; packets lost and the
+longest gap are those of its own flows, and no fault may cost others a packet. Sessions are those of the nodes with their ToRs.
+Routes withdrawn are pod routes that went from the routers' own kernels. After each fault the lab is compared with the oracle,
+which uses `kubectl`, `ip`, `vtysh` and `birdc` alone.
+
+{rows}
+
+With one ToR a rack, its end cuts the rack off until it is back; so does the spine's for what crosses it.
+"""

@@ -1,0 +1,69 @@
+"""A short run of random faults under traffic; `make chaos` makes a long one and writes docs/faults.md."""
+
+from dataclasses import replace
+
+import pytest
+from chaos import chosen, run
+from chaos_faults import CONTROL, FAULTS, REPAIR_S, Cost, Fault, Machines, nothing_to_undo
+from chaos_outcome import Outcome, document
+
+from controller.lab.cluster import Lab
+
+SEED, COUNT = 5, 3
+
+
+@pytest.mark.lab
+@pytest.mark.root
+@pytest.mark.timeout(400)
+def test_faults_cost_what_they_may_and_no_more(lab: Lab) -> None:
+    outcomes = list(run(lab, SEED, COUNT))
+    assert {each.fault.name: each.excess for each in outcomes} == {each.fault.name: [] for each in outcomes}
+    assert len(outcomes) == COUNT + 1
+    (control,) = [each for each in outcomes if each.fault is CONTROL]
+    assert control.lost
+
+
+def test_a_long_run_has_every_fault_and_its_seed_decides_all() -> None:
+    assert {fault for fault, _ in chosen(1, len(FAULTS))} == {CONTROL, *FAULTS}
+    assert chosen(1, 30) == chosen(1, 30) != chosen(2, 30)
+
+
+def outcome(cost: Cost, **more: object) -> Outcome:
+    fault = Fault("a fault", Machines.NODE, lambda *_: nothing_to_undo, cost)
+    good = Outcome(fault, "n0", 0, 0, 0.0, (), (), {"tor0": 0}, 1.0)
+    return replace(good, **more)  # type: ignore[arg-type]
+
+
+def test_what_a_fault_costs_beyond_its_price_is_an_excess() -> None:
+    assert not outcome(Cost.NOTHING).excess
+    assert outcome(Cost.NOTHING, lost=1).excess
+    assert not outcome(Cost.REPAIR, lost=9, gap=REPAIR_S).excess
+    assert outcome(Cost.REPAIR, lost=9, gap=REPAIR_S + 0.1).excess
+    assert not outcome(Cost.OWN, lost=9, gap=20.0).excess
+    assert not outcome(Cost.LOSS, lost=1).excess
+    assert outcome(Cost.LOSS).excess
+    for cost in Cost:
+        assert outcome(cost, lost=1, lost_by_others=1).excess
+
+
+@pytest.mark.parametrize(
+    ("may", "what"), [("resets", {"reset": ("tor0 n0",)}), ("withdraws", {"withdrawn": {"tor0": 1}})]
+)
+def test_sessions_and_routes_may_go_only_where_the_fault_says_so(may: str, what: dict[str, object]) -> None:
+    strict = outcome(Cost.OWN, **what)
+    assert strict.excess
+    assert not replace(strict, fault=replace(strict.fault, **{may: True})).excess
+
+
+def test_others_sessions_a_lab_that_stays_ill_and_the_oracles_word_are_always_an_excess() -> None:
+    free = replace(outcome(Cost.OWN).fault, resets=True, withdraws=True)
+    for what in ({"reset_of_others": ("tor1 n3",)}, {"healed": None}, {"wrong": ("AddressTwice: 10.0.0.1",)}):
+        assert outcome(Cost.OWN, fault=free, **what).excess
+
+
+def test_the_table_has_a_line_for_each_fault_and_says_what_was_too_much() -> None:
+    text = document(7, [outcome(Cost.NOTHING, lost=3, gap=0.25), outcome(Cost.OWN)])
+    assert "seed 7" in text
+    assert "| a fault | n0 | nothing | 3 | 0.25 | 0 | none | 1.0 |" in text
+    assert "**too much**: 3 packets lost, for 0.25 s" in text
+    assert "| a fault | n0 | the victim's own | 0 | - | 0 | none | 1.0 |" in text

@@ -1,0 +1,102 @@
+"""Another version of agents and speakers, by a changed manifest: node by node, at no packet's cost, there and back; one that is
+broken stops at one node.
+"""
+
+import itertools
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import pytest
+from faults import all_established, undisturbed
+from test_installed import NAMESPACE, on_nodes, parts
+from workloads import Pod, eventually, pods_on
+
+from controller.lab.cluster import Lab
+
+pytestmark = [pytest.mark.lab, pytest.mark.root]
+
+COMPONENTS = ("agent", "speaker")
+
+
+@pytest.fixture(scope="module")
+def across(installed_lab: Lab) -> Iterator[list[Pod]]:
+    """Two pods in different racks."""
+    first, *_, last = installed_lab.topology.node_names
+    with pods_on(installed_lab, [first, last], "upgrade") as found:
+        yield found
+
+
+def change(lab: Lab, component: str, **container: Any) -> None:
+    """Another template for the component's pods."""
+    containers = [{"name": component, **container}]
+    patch = json.dumps({"spec": {"template": {"spec": {"containers": containers}}}})
+    lab.kubectl("patch", "daemonset", "-n", NAMESPACE, f"podroute-{component}", "-p", patch)
+
+
+def undo(lab: Lab, component: str) -> None:
+    lab.kubectl("rollout", "undo", "-n", NAMESPACE, f"daemonset/podroute-{component}")
+
+
+def uids(lab: Lab, component: str) -> dict[str, str]:
+    """The component's ready pods: node to UID."""
+    return {pod["spec"]["nodeName"]: pod["metadata"]["uid"] for pod in parts(lab, component)}
+
+
+def all_others(lab: Lab, component: str, before: dict[str, str]) -> bool:
+    now = uids(lab, component)
+    return now.keys() == before.keys() and not set(now.values()) & set(before.values())
+
+
+def at(stamp: str) -> datetime:
+    return datetime.fromisoformat(stamp)
+
+
+def ready_at(pod: dict[str, Any]) -> datetime:
+    return at(next(c["lastTransitionTime"] for c in pod["status"]["conditions"] if c["type"] == "Ready"))
+
+
+@pytest.mark.parametrize("way", ["another version", "back to the one before"])
+def test_agents_and_speakers_are_rolled_node_by_node_without_a_lost_packet_or_route(
+    installed_lab: Lab, across: list[Pod], way: str
+) -> None:
+    lab, nodes = installed_lab, installed_lab.topology.node_names
+    before = {component: uids(lab, component) for component in COMPONENTS}
+    assert all(set(before[component]) == set(nodes) for component in COMPONENTS)
+    with undisturbed(lab, across, restarting=nodes):
+        for component in COMPONENTS:
+            if way == "another version":
+                change(lab, component, env=[{"name": "ANOTHER", "value": "version"}])
+            else:
+                undo(lab, component)
+        for component in COMPONENTS:
+            eventually(lambda c=component: all_others(lab, c, before[c]), 150, lambda c=component: f"{uids(lab, c)}")
+    agents = {pod["spec"]["nodeName"]: pod for pod in parts(lab, "agent")}
+    speakers = sorted(parts(lab, "speaker"), key=lambda pod: at(pod["metadata"]["creationTimestamp"]))
+    for one, next_one in itertools.pairwise(speakers):
+        assert ready_at(one) <= at(next_one["metadata"]["creationTimestamp"])
+    for speaker in speakers:
+        assert ready_at(agents[speaker["spec"]["nodeName"]]) <= at(speaker["metadata"]["creationTimestamp"])
+    said = lab.get("events", "--field-selector=reason=SpeakerReplaced")["items"]
+    assert {event["involvedObject"]["name"] for event in said} == set(nodes)
+
+
+def test_a_version_that_does_not_start_stops_at_one_node_and_goes_back(installed_lab: Lab, across: list[Pod]) -> None:
+    lab = installed_lab
+    before = uids(lab, "speaker")
+    change(lab, "speaker", image="podroute.dev/podroute:none")
+    try:
+        (held,) = eventually(
+            lambda: lab.get("events", "--field-selector=reason=SpeakerRolloutHeld")["items"], 90, "an Event says so"
+        )
+        node = held["involvedObject"]["name"]
+        assert "not ready" in held["message"]
+        assert "rollout undo" in held["message"]
+        assert uids(lab, "speaker") == {name: uid for name, uid in before.items() if name != node}
+    finally:
+        undo(lab, "speaker")
+    eventually(lambda: on_nodes(lab, "speaker") == list(lab.topology.node_names), 60, "every node has a speaker again")
+    after = uids(lab, "speaker")
+    assert {name for name in after if after[name] != before[name]} == {node}
+    eventually(lambda: all_established(lab, lab.topology.tor_names), 30, "all sessions are established")

@@ -1,0 +1,170 @@
+"""Speakers of an older version are replaced one node after the other, and no further once one does not come back as it was."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.api.reasons import Reason
+from controller.operator.rollout import is_current, latest_revision, part_of
+from controller.plan.rollout import SETTLE_SECONDS, Component, NodeView, Part, Replaced, next_step
+
+TOR = ("rack0-tor-v4", "10.10.0.1")
+
+
+def part(node: str, component: Component, current: bool = True, ready: bool = True) -> Part:
+    return Part(f"{component}-{node}", f"uid-{component}-{node}", node, component, current, ready)
+
+
+def cluster(old: str = "", nodes: str = "abc") -> list[Part]:
+    """An agent and a speaker on each node; the speakers of `old` are of an older version."""
+    return [part(n, "agent") for n in nodes] + [part(n, "speaker", current=n not in old) for n in nodes]
+
+
+def swap(parts: list[Part], node: str, component: Component, **change: object) -> list[Part]:
+    return [
+        replace(each, **change) if (each.node, each.component) == (node, component) else each  # type: ignore[arg-type]
+        for each in parts
+    ]
+
+
+UP = {node: NodeView(True, frozenset({TOR})) for node in "abc"}
+DOWN = {**UP, "a": NodeView(True)}
+
+
+def test_nothing_is_replaced_while_every_speaker_is_of_the_latest_version() -> None:
+    assert next_step(cluster(), UP, None, 0).replace is None
+    assert next_step(cluster("c"), UP, None, 0).replace == part("c", "speaker", current=False)
+
+
+def test_a_speaker_is_replaced_once_its_nodes_agent_has_brought_the_image() -> None:
+    for change in ({"is_current": False}, {"is_ready": False}):
+        step = next_step(swap(cluster("a"), "a", "agent", **change), UP, None, 0)
+        assert (step.replace, step.reason, step.node) == (None, Reason.SPEAKER_ROLLOUT_HELD, "a")
+    # Another node's speaker can go first.
+    first = next_step(swap(cluster("ab"), "a", "agent", is_current=False), UP, None, 0).replace
+    assert first is not None
+    assert first.node == "b"
+
+
+def test_the_next_one_waits_until_the_last_ones_sessions_are_back_and_its_agent_had_time_to_tell() -> None:
+    memory = next_step(cluster("ab"), UP, None, 0).memory
+    assert memory == Replaced("a", frozenset({TOR}))
+    gone = [each for each in cluster("ab") if each.uid != "uid-speaker-a"]
+    assert "not ready" in next_step(gone, UP, memory, 1).detail
+    there = next_step(cluster("b"), DOWN, memory, 2)
+    assert "10.10.0.1" in there.detail
+    # The status of before the restart still says established.
+    early = next_step(cluster("b"), UP, there.memory, 2 + SETTLE_SECONDS - 0.1)
+    assert (early.replace, early.reason) == (None, Reason.SPEAKER_ROLLOUT_HELD)
+    late = next_step(cluster("b"), UP, early.memory, 2 + SETTLE_SECONDS)
+    assert late.replace == part("b", "speaker", current=False)
+
+
+def test_a_session_that_was_down_before_is_not_waited_for() -> None:
+    memory = next_step(cluster("ab"), DOWN, None, 0).memory
+    ready = next_step(cluster("b"), DOWN, memory, 0)
+    assert next_step(cluster("b"), DOWN, ready.memory, SETTLE_SECONDS).replace is not None
+
+
+def test_a_new_version_that_does_not_start_stops_at_one_node() -> None:
+    memory = next_step(cluster("abc"), UP, None, 0).memory
+    broken = swap(cluster("bc"), "a", "speaker", is_ready=False)
+    for seconds in (1, 60, 3600):
+        step = next_step(broken, UP, memory, seconds)
+        assert (step.replace, step.node) == (None, "a")
+        memory = step.memory
+    # An operator that knows nothing of before, too.
+    assert next_step(broken, UP, None, 3600).replace is None
+
+
+def test_a_broken_version_that_is_taken_back_goes_first_and_alone() -> None:
+    # The template is the old one again: only the broken pod is of another.
+    taken_back = swap(cluster("a"), "a", "speaker", is_ready=False)
+    memory = Replaced("a", frozenset({TOR}))
+    for known in (memory, None):
+        step = next_step(taken_back, UP, known, 1)
+        assert step.replace is not None
+        assert step.replace.node == "a"
+    # Another that is not ready has to wait for it.
+    both = swap(swap(cluster("ab"), "a", "speaker", is_ready=False), "b", "speaker", is_ready=False)
+    first = next_step(both, UP, None, 1)
+    assert first.replace is not None
+    assert first.replace.node == "a"
+    assert next_step([each for each in both if each.uid != "uid-speaker-a"], UP, first.memory, 2).replace is None
+
+
+def test_another_version_may_come_in_the_middle_of_a_rollout() -> None:
+    memory = Replaced("a", frozenset({TOR}), ready_since=0.0)
+    step = next_step(cluster("abc"), UP, memory, SETTLE_SECONDS)
+    assert step.replace is not None
+    assert step.replace.node == "a"
+
+
+def test_a_node_that_is_dead_or_gone_holds_nobody_up() -> None:
+    memory = Replaced("a", frozenset({TOR}))
+    for nodes in ({**UP, "a": NodeView(False)}, {"b": UP["b"], "c": UP["c"]}):
+        parts = swap(cluster("b"), "a", "speaker", is_ready=False)
+        step = next_step(parts, nodes, memory, 1)
+        assert step.replace is not None
+        assert step.replace.node == "b"
+        # Nor is it replaced there: nobody could start the new one.
+        assert next_step(cluster("a"), nodes, None, 1).replace is None
+
+
+@given(st.sets(st.sampled_from("abcdef"), min_size=1), st.integers(0, 3), st.integers(0, 9))
+def test_a_rollout_comes_to_its_end_with_one_node_at_a_time(old: set[str], starting: int, waiting: int) -> None:
+    nodes = "abcdef"
+    current = set(nodes) - old
+    memory, busy, replaced, now = None, {}, [], 0.0
+    for _ in range(1000):
+        # A replaced speaker is away, then ready, and its session comes back later.
+        left = dict(busy)
+        parts = [part(n, "agent") for n in nodes]
+        parts += [part(n, "speaker", n in current, left.get(n, 0) <= waiting) for n in nodes]
+        views = {n: NodeView(True, frozenset() if left.get(n, 0) > 0 else frozenset({TOR})) for n in nodes}
+        step = next_step(parts, views, memory, now)
+        memory, now = step.memory, now + 1
+        busy = {n: count - 1 for n, count in busy.items() if count > 1}
+        if step.replace is not None:
+            assert not busy
+            replaced.append(step.replace.node)
+            current.add(step.replace.node)
+            busy[step.replace.node] = starting + waiting + 1
+        elif step.reason is None:
+            break
+    assert sorted(replaced) == sorted(old)
+
+
+def test_pods_are_told_by_their_template_as_the_daemon_sets_controller_marks_it() -> None:
+    def revision(number: int, label: str, owner: str) -> dict[str, object]:
+        labels = {"controller-revision-hash": label}
+        return {"metadata": {"labels": labels, "ownerReferences": [{"uid": owner}]}, "revision": number}
+
+    known = [revision(2, "new", "ours"), revision(10, "newest", "ours"), revision(11, "theirs", "another")]
+    assert latest_revision(known, "ours") == "newest"
+    assert latest_revision(known, "nobody") == ""
+    metadata = {"name": "s", "uid": "u", "labels": {"controller-revision-hash": "newest"}}
+    ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+    pod = {"metadata": metadata, "spec": {"nodeName": "a"}, "status": ready}
+    assert part_of(pod, "speaker", "newest") == Part("s", "u", "a", "speaker", is_current=True, is_ready=True)
+    assert not part_of(pod, "speaker", "new").is_current
+    assert not part_of({**pod, "status": {}}, "speaker", "newest").is_ready
+    assert part_of({**pod, "metadata": {**metadata, "deletionTimestamp": "now"}}, "speaker", "newest").is_ending
+
+
+@pytest.mark.parametrize(
+    ("generation", "status", "current"),
+    [
+        (2, {"observedGeneration": 2, "updatedNumberScheduled": 4, "currentNumberScheduled": 4}, True),
+        (2, {"observedGeneration": 2, "updatedNumberScheduled": 3, "currentNumberScheduled": 4}, False),
+        (3, {"observedGeneration": 2, "updatedNumberScheduled": 4, "currentNumberScheduled": 4}, False),
+        (2, {"observedGeneration": 2, "currentNumberScheduled": 4}, False),
+        (2, {}, False),
+    ],
+)
+def test_a_daemon_set_is_current_once_its_controller_has_seen_its_latest_version_and_counts_all(
+    generation: int, status: dict[str, int], current: bool
+) -> None:
+    assert is_current({"metadata": {"generation": generation}, "status": status}) is current
