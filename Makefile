@@ -9,7 +9,7 @@ LAB ?= lab
 APART := tests/kernel $(wildcard tests/lab/test_apiserver_*.py)
 SHARING := tests/lab --ignore-glob='*/test_apiserver_*'
 
-.PHONY: help lab lab-down test lint unit kernel lab-tests bench soak generate prepare clean
+.PHONY: help lab lab-down test lint unit kernel lab-tests bench soak chaos generate prepare clean
 
 help: ## Show this.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -57,6 +57,10 @@ bench: prepare ## Measure beside the references; writes bench.md.
 
 soak: prepare ## The long forms of the tests.
 	$(BIN)/pytest -q --durations=15 tests -m soak
+
+chaos: prepare ## Faults under traffic, in a lab of its own: writes docs/faults.md (SEED=n, COUNT=n).
+	PYTHONPATH=tests/lab:tests $(BIN)/python tests/lab/chaos.py $(if $(SEED),--seed $(SEED)) $(if $(COUNT),--count $(COUNT)) \
+		--table docs/faults.md
 
 generate: .venv/.ready ## Write the generated files anew: CRDs, the table of reasons.
 	$(BIN)/python -m controller.api.crd manifests/crds

@@ -59,7 +59,7 @@ class Unauthorized(Refused):
 class Forbidden(Refused):
     """403."""
 
-    remedy = "see manifests/rbac.yaml and manifests/admission.yaml"
+    remedy = "see manifests/base/rbac.yaml and manifests/base/admission.yaml"
 
 
 class NotFound(Refused):

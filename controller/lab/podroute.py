@@ -22,9 +22,10 @@ from controller.lab.topology import Topology
 ROOT = rootfs.ROOT
 SOURCES = "/opt/podroute"
 NAMESPACE = "podroute-system"
-MANIFESTS = "manifests"
-# All of them but the workloads: kinds, accounts with their rights, policies.
-RIGHTS = ("crds", "rbac.yaml", "admission.yaml")
+MANIFESTS = "manifests/overlays/lab"
+KINDS = "manifests/crds"
+# Accounts with their rights, and policies.
+RIGHTS = ("manifests/base/rbac.yaml", "manifests/base/admission.yaml")
 ROUTED_POOLS = "examples/quickstart/pools.yaml"
 FLAT_NETWORK = "examples/node-mesh"
 ACCOUNTS = {"operator": "podroute-operator", "agent": "podroute-agent"}
@@ -82,7 +83,8 @@ def install(
 
     `write` makes a kubeconfig from a token.
     """
-    kubectl("apply", *(f"--filename={ROOT / MANIFESTS / part}" for part in RIGHTS))
+    kubectl("apply", "-k", str(ROOT / KINDS))
+    kubectl("apply", *(f"--filename={ROOT / part}" for part in RIGHTS))
 
     def hand_out(name: str) -> None:
         process = "operator" if name == "cp" else "agent"

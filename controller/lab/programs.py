@@ -78,6 +78,8 @@ CNI_PLUGINS = (
     Program("portmap", "1.9.1", "cniplugins", f"{_PLUGIN}/meta/portmap"),
     Program("bandwidth", "1.9.1", "cniplugins", f"{_PLUGIN}/meta/bandwidth"),
 )
+# For a test of what Prometheus is offered.
+MONITORING = Program("monitoring", "0.314.0", "monitoring", ".")
 CNITOOL = Program("cnitool", "1.3.0", "cniplugins", "github.com/containernetworking/cni/cnitool")
 CONTAINERD_2 = tuple(
     Program(name, "2.3.7", "containerd", f"{_CONTAINERD}/{name}")

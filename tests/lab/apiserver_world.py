@@ -254,7 +254,7 @@ class World:
 
     def install_crds(self) -> None:
         """Applies our CRDs and waits until they are served."""
-        self.kubectl("apply", "-f", str(REPOSITORY / "manifests" / "crds"))
+        self.kubectl("apply", "-k", str(REPOSITORY / "manifests" / "crds"))
         self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=20s")
 
     def delete_all(self) -> None:

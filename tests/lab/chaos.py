@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,25 +127,21 @@ def _await_well(lab: Lab) -> bool:
 def is_well(lab: Lab) -> bool:
     """Whether everything runs, all sessions are up and have said all, the API server answers, and every router has every block."""
     nodes = lab.topology.node_names
-    return (
-        all(lab.pid(node, part) for node in nodes for part in ("agent", "speaker", "kubelet", "containerd"))
-        and all(lab.pid("cp", part) for part in ("etcd", "kube-apiserver", "operator"))
-        and all_established(lab, lab.topology.tor_names)
-        and all(has_said_all(lab, node) for node in nodes)
-        and _api_server_is_ready(lab)
-        and all(_pod_prefixes(lab, router) == set(node_blocks(lab)) for router in lab.topology.router_names)
-    )
+    # Whoever does not answer is not well.
+    with suppress(LabError):
+        return (
+            all(lab.pid(node, part) for node in nodes for part in ("agent", "speaker", "kubelet", "containerd"))
+            and all(lab.pid("cp", part) for part in ("etcd", "kube-apiserver", "operator"))
+            and all_established(lab, lab.topology.tor_names)
+            and all(has_said_all(lab, node) for node in nodes)
+            and lab.kubectl("get", "--raw", "/readyz") == "ok"
+            and all(_pod_prefixes(lab, router) == set(node_blocks(lab)) for router in lab.topology.router_names)
+        )
+    return False
 
 
 def _pod_prefixes(lab: Lab, router: str) -> set[str]:
     return {prefix for family in (4, 6) for prefix in pod_table(lab, router, family)}
-
-
-def _api_server_is_ready(lab: Lab) -> bool:
-    try:
-        return lab.kubectl("get", "--raw", "/readyz") == "ok"
-    except LabError:
-        return False
 
 
 def _marks(lab: Lab) -> dict[tuple[str, str], str]:
@@ -167,7 +163,9 @@ def run(lab: Lab, seed: int, count: int) -> Iterator[Outcome]:
         flows = flows_between(lab, pods)
         for fault, number in chosen(seed, count):
             victims = fault.hits.of(lab)
-            outcome = suffer(lab, flows, fault, victims[number % len(victims)])
+            victim = victims[number % len(victims)]
+            print(f"{fault.name} ({victim})", file=sys.stderr)
+            outcome = suffer(lab, flows, fault, victim)
             yield outcome
             if outcome.healed is None:
                 return

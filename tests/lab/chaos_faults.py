@@ -174,22 +174,25 @@ def table_deleted(lab: Lab, node: str) -> Undo:
     return nothing_to_undo
 
 
-def object_deleted(kind: str, name: Callable[[Lab, str], str]) -> Cause:
-    """By hand, with the operator's rights, since nobody else may."""
-
-    def cause(lab: Lab, victim: str) -> Undo:
-        config = str(kubeconfig_path(lab.machine("cp").folder, "operator"))
-        lab.kubectl("--kubeconfig", config, "delete", kind, name(lab, victim), "--wait=false")
-        return nothing_to_undo
-
-    return cause
+def network_deleted(lab: Lab, node: str) -> Undo:
+    """The node's NodeNetwork, by hand."""
+    lab.kubectl("delete", "nodenetwork", node, "--wait=false")
+    return nothing_to_undo
 
 
-def a_block(lab: Lab, node: str) -> str:
-    """One of the node's IPBlocks, by its object's name."""
+def cluster_network_deleted(lab: Lab, _: str) -> Undo:
+    """The ClusterNetwork, by hand."""
+    lab.kubectl("delete", "clusternetwork", "default", "--wait=false")
+    return nothing_to_undo
+
+
+def block_deleted(lab: Lab, node: str) -> Undo:
+    """One of the node's IPBlocks, by hand, with the operator's rights, since nobody else may."""
     cidr = min(cidr for cidr, owner in node_blocks(lab).items() if owner == node)
-    found = lab.get("ipblocks")["items"]
-    return str(next(block["metadata"]["name"] for block in found if block["spec"]["cidr"] == cidr))
+    name = next(each["metadata"]["name"] for each in lab.get("ipblocks")["items"] if each["spec"]["cidr"] == cidr)
+    config = str(kubeconfig_path(lab.machine("cp").folder, "operator"))
+    lab.kubectl("--kubeconfig", config, "delete", "ipblock", name, "--wait=false")
+    return nothing_to_undo
 
 
 def rival_operator(lab: Lab, victim: str) -> Undo:
@@ -232,9 +235,9 @@ FAULTS = (
     ),
     *(Fault(f"{name} frozen", _PLANE, frozen(name)) for name in ("operator", "kube-apiserver", "etcd")),
     Fault("two operators at once", _PLANE, rival_operator),
-    Fault("NodeNetwork deleted", _NODE, object_deleted("nodenetwork", lambda _, node: node)),
-    Fault("IPBlock deleted", _NODE, object_deleted("ipblock", a_block)),
-    Fault("ClusterNetwork deleted", _PLANE, object_deleted("clusternetwork", lambda *_: "default")),
+    Fault("NodeNetwork deleted", _NODE, network_deleted),
+    Fault("IPBlock deleted", _NODE, block_deleted),
+    Fault("ClusterNetwork deleted", _PLANE, cluster_network_deleted),
     Fault("pod routes deleted", _NODE, pod_routes_deleted, Cost.REPAIR),
     Fault("learned routes deleted", _NODE, flushed("dev", "eth0"), Cost.REPAIR),
     Fault("block routes deleted", _NODE, flushed("type", "unreachable")),

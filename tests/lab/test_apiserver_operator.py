@@ -453,7 +453,7 @@ def test_an_operator_with_its_own_account_needs_nothing_more(world: World, start
         assert "forbidden" not in operator.log.read_text()
         operator.stop()
     finally:
-        world.kubectl("delete", "-f", str(REPOSITORY / "manifests" / "admission.yaml"))
+        world.kubectl("delete", "-f", str(REPOSITORY / "manifests" / "base" / "admission.yaml"))
 
 
 def test_events_that_are_nobodys_business_leave_no_mark_on_nodes_and_pools(

@@ -1,6 +1,6 @@
 """What operator and agent may do, exactly: the API server's own list of it, and its answer to every verb on every kind of ours.
 
-The tables here say why beside each right; one more or one less in manifests/rbac.yaml fails.
+The tables here say why beside each right; one more or one less in manifests/base/rbac.yaml fails.
 """
 
 import json
@@ -116,7 +116,9 @@ def is_forbidden(world: World, config: str, verb: str, kind: str) -> bool:
     path = f"/apis/{OURS}/v1alpha1/{kind}"
     singular = next(
         each["spec"]["names"]["kind"]
-        for each in map(yaml.safe_load, map(Path.read_text, (REPOSITORY / "manifests" / "crds").glob("*.yaml")))
+        for each in map(
+            yaml.safe_load, map(Path.read_text, (REPOSITORY / "manifests" / "crds").glob("podroute.dev_*.yaml"))
+        )
         if each["spec"]["names"]["plural"] == kind
     )
     body = json.dumps({"apiVersion": f"{OURS}/v1alpha1", "kind": singular, "metadata": {"name": "n0"}, "spec": {}})

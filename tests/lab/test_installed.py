@@ -74,7 +74,7 @@ def on_nodes(lab: Lab, component: str) -> list[str]:
 
 def capabilities(component: str) -> int:
     """What the manifest gives the component's container, as the kernel counts it."""
-    (manifest,) = yaml.safe_load_all((ROOT / "manifests" / f"{component}.yaml").read_text())
+    (manifest,) = yaml.safe_load_all((ROOT / "manifests" / "base" / f"{component}.yaml").read_text())
     (container,) = manifest["spec"]["template"]["spec"]["containers"]
     return sum(1 << BITS[name] for name in container["securityContext"]["capabilities"].get("add", ()))
 

@@ -19,10 +19,9 @@ def test_the_file_of_each_kind_is_current(kind: type[Resource]) -> None:
 
 
 def test_the_kustomization_lists_every_file_of_crds() -> None:
-    listed = yaml.safe_load((MANIFESTS / "kustomization.yaml").read_text())["resources"]
-    files = {f"crds/{path.name}" for path in (MANIFESTS / "crds").glob("*.yaml")}
-    assert {name for name in listed if name.startswith("crds/")} == files
-    assert all((MANIFESTS / name).exists() for name in listed)
+    listed = yaml.safe_load((MANIFESTS / "crds" / "kustomization.yaml").read_text())["resources"]
+    assert set(listed) == {path.name for path in (MANIFESTS / "crds").glob("podroute.dev_*.yaml")}
+    assert set(listed) == {f"{GROUP}_{kind.PLURAL}.yaml" for kind in KINDS}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -42,7 +42,7 @@ def workloads() -> dict[str, dict[str, Any]]:
     """The pods' specs by their workload's name."""
     found = {}
     for name in ("operator", "agent", "speaker"):
-        for each in yaml.safe_load_all((ROOT / "manifests" / f"{name}.yaml").read_text()):
+        for each in yaml.safe_load_all((ROOT / "manifests" / "base" / f"{name}.yaml").read_text()):
             found[each["metadata"]["name"]] = each
     return found
 
