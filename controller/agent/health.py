@@ -64,8 +64,10 @@ class StateCollector(Collector):
         restarts = CounterMetricFamily(
             "podroute_session_restarts", "Times the session left Established.", labels=["session"]
         )
+        # What a speaker said last that does not answer any more need not be so.
+        is_away = any(each.reason is Reason.SPEAKER_AWAY for each in self._state.troubles.values())
         for session in self._state.observed.sessions:
-            up.add_metric([session.name], float(session.state == "established"))
+            up.add_metric([session.name], float(session.state == "established" and not is_away))
             sent.add_metric([session.name], len(session.sent))
             accepted.add_metric([session.name], session.accepted)
             restarts.add_metric([session.name], session.restarts)

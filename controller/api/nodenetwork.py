@@ -101,7 +101,12 @@ class SessionStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     peer: Annotated[str, Meta(description="The BGPPeer, or `mesh/` and the node.", max_length=263)]
     address: Annotated[str, Meta(description="The peer's address.", max_length=39)]
-    state: Annotated[str, Meta(description="Idle, Connect, OpenSent, Established, …", max_length=63)]
+    state: Annotated[
+        str,
+        Meta(
+            description="idle, connect, opensent, established, …; unknown: the speaker does not answer.", max_length=63
+        ),
+    ]
     reason: Annotated[str, Meta(description="Why it is not established.", max_length=63)] = ""
     message: Annotated[str, Meta(description="The detail of it.", max_length=512)] = ""
     accepted: Annotated[int, Meta(description="Routes accepted.", extra_json_schema=_COUNT)] = 0

@@ -8,11 +8,11 @@ Called by `controller.operator.main`.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from controller.api.kubernetes import Node
-from controller.api.nodenetwork import NodeNetwork
+from controller.api.nodenetwork import NodeNetwork, NodeNetworkStatus
 from controller.api.notes import Note
 from controller.api.reasons import Reason
 from controller.kube.client import Api, Raw
@@ -20,7 +20,7 @@ from controller.kube.errors import KubeError, NotFound
 from controller.kube.events import EventRecorder
 from controller.kube.resources import DAEMON_SETS, PODS, REVISIONS
 from controller.kube.store import Store
-from controller.plan.rollout import Component, NodeView, Part, Replaced, Step, next_step
+from controller.plan.rollout import Component, NodeView, Part, Replaced, Step, next_step, seen
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 IDLE_SECONDS = 10.0
 BUSY_SECONDS = 1.0
 AWAY_SECONDS = 60.0
+# More of them during a rollout, for each pod that is listed.
+PART_SECONDS = 0.005
 # Seconds for which a node holds the others up before people are told.
 HELD_SECONDS = 30.0
 COMPONENTS: tuple[Component, ...] = ("agent", "speaker")
@@ -53,11 +55,15 @@ class SpeakerRollout:
         """Never ends by itself; cancel it."""
         said = ""
         while True:
+            wait = IDLE_SECONDS
             try:
-                wait = await self._look() if self._may_write() else IDLE_SECONDS
+                if self._may_write() and self._store.is_loaded:
+                    wait = await self._look()
+                else:
+                    # Whoever writes meanwhile may replace others.
+                    self._memory = None
                 said = ""
             except KubeError as error:
-                wait = IDLE_SECONDS
                 if str(error) != said:
                     log.warning("the speakers' rollout waits: %s", error)
                 said = str(error)
@@ -72,39 +78,38 @@ class SpeakerRollout:
         if is_current(sets["speaker"]) and self._memory is None:
             return IDLE_SECONDS
         parts = await self._parts(sets)
-        step = next_step(parts, self._nodes(), self._memory, time.monotonic())
-        await self._tell(step)
+        if parts is None:
+            return BUSY_SECONDS
+        wanted = int(sets["speaker"]["status"].get("desiredNumberScheduled", 0))
+        step = next_step(seen(parts, self._nodes(), wanted), self._memory, time.monotonic())
+        # Before the request: its answer may be lost.
+        self._memory = step.memory
         if step.replace is not None and self._may_write():
             await self._api.delete(PODS, step.replace.name, uid=step.replace.uid, namespace=self._api.namespace)
-        self._memory = step.memory
-        return BUSY_SECONDS
+        await self._tell(step)
+        # Lists of thousands of pods take their time.
+        return IDLE_SECONDS if step.reason is None else max(BUSY_SECONDS, len(parts) * PART_SECONDS)
 
     async def _daemon_set(self, component: Component) -> Raw:
         return await self._api.get(DAEMON_SETS, f"podroute-{component}", self._api.namespace)
 
-    async def _parts(self, sets: dict[Component, Raw]) -> list[Part]:
+    async def _parts(self, sets: Mapping[Component, Raw]) -> list[Part] | None:
+        """Every pod of the two DaemonSets; None while their controller has not seen the latest of both."""
         namespace = self._api.namespace
         revisions = await self._api.list(REVISIONS, namespace=namespace)
         found: list[Part] = []
-        for component in COMPONENTS:
+        for component, owner in sets.items():
+            uid = owner["metadata"]["uid"]
+            latest = latest_revision(revisions.items, uid)
+            if not latest or (owner.get("status") or {}).get("observedGeneration") != owner["metadata"]["generation"]:
+                return None
             pods = await self._api.list(PODS, namespace=namespace, label_selector=f"{_COMPONENT}={component}")
-            latest = latest_revision(revisions.items, sets[component]["metadata"]["uid"])
-            found += [part_of(pod, component, latest) for pod in pods.items]
+            found += [part_of(pod, component, latest) for pod in pods.items if is_owned(pod, uid)]
         return found
 
     def _nodes(self) -> dict[str, NodeView]:
         networks = {each.metadata.name: each.status for each in self._store.all(NodeNetwork)}
-        return {
-            node.metadata.name: NodeView(
-                node.is_ready,
-                frozenset(
-                    (session.peer, session.address)
-                    for session in (networks[node.metadata.name].sessions if node.metadata.name in networks else ())
-                    if session.state == "established"
-                ),
-            )
-            for node in self._store.all(Node)
-        }
+        return {node.metadata.name: view_of(node, networks.get(node.metadata.name)) for node in self._store.all(Node)}
 
     async def _tell(self, step: Step) -> None:
         """An Event on the node, and a line in the log, of each replacement, and of a node that holds the others up for long."""
@@ -128,6 +133,15 @@ class SpeakerRollout:
         await self._recorder.record(note, now, datetime.now(UTC))
 
 
+def view_of(node: Node, status: NodeNetworkStatus | None) -> NodeView:
+    """What a Node and the status of its NodeNetwork tell."""
+    if status is None:
+        return NodeView(node.is_ready, None)
+    names = {(each.peer, each.address): each.state for each in status.sessions}
+    up = frozenset(name for name, state in names.items() if state == "established")
+    return NodeView(node.is_ready, up, frozenset(names))
+
+
 def is_current(daemon_set: Raw) -> bool:
     """Whether every pod of the DaemonSet is of its latest template, as its controller counts them."""
     status = daemon_set.get("status") or {}
@@ -137,13 +151,14 @@ def is_current(daemon_set: Raw) -> bool:
     )
 
 
+def is_owned(raw: Raw, owner_uid: str) -> bool:
+    """Whether an object belongs to the one of that UID."""
+    return any(owner.get("uid") == owner_uid for owner in raw["metadata"].get("ownerReferences", ()))
+
+
 def latest_revision(revisions: list[Raw], owner_uid: str) -> str:
     """The hash of a DaemonSet's latest template; empty if its controller has not seen it yet."""
-    own = [
-        each
-        for each in revisions
-        if any(owner.get("uid") == owner_uid for owner in each["metadata"].get("ownerReferences", ()))
-    ]
+    own = [each for each in revisions if is_owned(each, owner_uid)]
     latest = max(own, key=lambda each: int(each["revision"]), default=None)
     return "" if latest is None else str(latest["metadata"].get("labels", {}).get(_REVISION, ""))
 

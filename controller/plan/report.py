@@ -48,7 +48,8 @@ def node_status(
     node: NodeNetwork, plan: NodePlan, passwords: Mapping[str, str], seen: Seen, now: str
 ) -> NodeNetworkStatus:
     """The status to write; `now` (RFC 3339) is used for conditions that change."""
-    sessions = tuple(_session_status(session) for session in seen.observed.sessions)
+    is_away = any(reason is Reason.SPEAKER_AWAY for reason, _ in seen.troubles)
+    sessions = tuple(_session_status(session, is_away) for session in seen.observed.sessions)
     sessions += tuple(
         SessionStatus(
             peer=s.peer,
@@ -107,13 +108,15 @@ def notable_part(status: NodeNetworkStatus) -> tuple[object, ...]:
     return sessions, conditions, status.demand, tuple(status.drift.items())
 
 
-def _session_status(session: Session) -> SessionStatus:
-    reason = session.reason or (session.last_reason if session.state != SessionState.ESTABLISHED else None)
+def _session_status(session: Session, is_away: bool) -> SessionStatus:
+    """`is_away`: the speaker does not answer, and what it said last need not be so any more."""
+    said = session.reason or (session.last_reason if session.state != SessionState.ESTABLISHED else None)
+    reason = Reason.SPEAKER_AWAY if is_away else said
     return SessionStatus(
         # The speaker knows sessions by "PEER/ADDRESS"; the address stands beside.
         peer=session.name.removesuffix(f"/{session.address}"),
         address=session.address,
-        state=session.state,
+        state="unknown" if is_away else session.state,
         reason=reason or "",
         message=session.message[:512],
         accepted=session.accepted,

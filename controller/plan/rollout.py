@@ -2,6 +2,7 @@
 
 A new version of a speaker is a BGP restart of its node, which graceful restart covers; so it is one node after the other, and the
 next only once the last one's sessions are back. Should they not come back, nothing more is replaced: the others go on as they were.
+A node that is not Ready is left out; only the one that was replaced last holds the others up even then.
 
 Pure; called by `controller.operator.rollout`, which reads the pods and deletes the one that is named here.
 """
@@ -36,10 +37,14 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """What the operator knows of a node: whether its kubelet is well, and which sessions its agent reports as established."""
+    """What the operator knows of a node: whether its kubelet is well, and the sessions in its agent's status, all and established.
+
+    `established` is None as long as there is no status: then nothing is known of its sessions.
+    """
 
     is_ready: bool
-    established: frozenset[SessionName] = frozenset()
+    established: frozenset[SessionName] | None = frozenset()
+    listed: frozenset[SessionName] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,10 @@ class Replaced:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The pod to delete now, if any; why not, if not; and what to remember until the next look."""
+    """The pod to delete now, if any; or which node holds the others up, and by what. Without `reason` there is nothing to say.
+
+    `memory` is what to know at the next look.
+    """
 
     replace: Part | None = None
     reason: Reason | None = None
@@ -62,54 +70,94 @@ class Step:
     memory: Replaced | None = field(default=None)
 
 
-def next_step(parts: Iterable[Part], nodes: Mapping[str, NodeView], memory: Replaced | None, now: float) -> Step:
-    """Looks once. `now` is monotonic seconds; parts on nodes that are unknown or not Ready neither count nor are replaced."""
-    present = [part for part in parts if part.node in nodes and nodes[part.node].is_ready and not part.is_ending]
-    speakers = {part.node: part for part in present if part.component == "speaker"}
-    agents = {part.node: part for part in present if part.component == "agent"}
-    memory = _heard(memory, speakers, nodes, now)
-    old = [speakers[node] for node in sorted(speakers) if not speakers[node].is_current]
-    if not old and memory is None:
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The parts on Ready nodes that are not ending, by node. `is_complete`: there are as many speakers as the DaemonSet wants."""
+
+    speakers: Mapping[str, Part]
+    agents: Mapping[str, Part]
+    nodes: Mapping[str, NodeView]
+    is_complete: bool
+
+
+def seen(parts: Iterable[Part], nodes: Mapping[str, NodeView], wanted: int) -> Seen:
+    """What counts of all that there is. Parts on nodes that are unknown or not Ready neither hold others up nor are replaced."""
+    staying = [part for part in parts if not part.is_ending]
+    present = [part for part in staying if part.node in nodes and nodes[part.node].is_ready]
+    return Seen(
+        {part.node: part for part in present if part.component == "speaker"},
+        {part.node: part for part in present if part.component == "agent"},
+        nodes,
+        sum(part.component == "speaker" for part in staying) >= wanted,
+    )
+
+
+def next_step(here: Seen, memory: Replaced | None, now: float) -> Step:
+    """Looks once; `now` is monotonic seconds."""
+    if memory is not None and memory.node not in here.nodes:
+        memory = None
+    memory = _heard(here, memory, now)
+    old = [here.speakers[node] for node in sorted(here.speakers) if not here.speakers[node].is_current]
+    if memory is not None:
+        # Of yet another version, or taken back: no need to wait for one that is to go. It is replaced before any other.
+        again = [part for part in old if part.node == memory.node]
+        if not again:
+            detail = _missing(here, memory, now)
+            return Step(None, Reason.SPEAKER_ROLLOUT_HELD, memory.node, detail, memory)
+        return _replaced(here, again, len(old), memory)
+    if not old:
         return Step()
-    # One that does not work has nothing to lose; so an earlier version comes back when a broken one is taken back.
-    broken = [part for part in old if not part.is_ready and (memory is None or memory.node == part.node)]
-    if memory is not None and not broken:
-        return Step(None, Reason.SPEAKER_ROLLOUT_HELD, memory.node, _missing(memory, nodes, now), memory)
-    if not broken:
-        for node in sorted(agents):
-            # Somebody deleted its pod, or it does not start: two nodes at once are one too many.
-            if node not in speakers or not speakers[node].is_ready:
-                return Step(None, Reason.SPEAKER_ROLLOUT_HELD, node, "its speaker is not ready")
-    ready = [part for part in broken or old if _has_current_agent(part.node, agents)]
-    if not ready:
-        detail = "its agent is not ready, or of an older version; it brings the image"
-        return Step(None, Reason.SPEAKER_ROLLOUT_HELD, old[0].node, detail, memory)
-    node = ready[0].node
-    sessions = memory.sessions if memory is not None else nodes[node].established
-    return Step(ready[0], Reason.SPEAKER_REPLACED, node, f"{len(old) - 1} more follow", Replaced(node, sessions))
+    unready = _unready(here)
+    # One that serves no session has nothing to lose; so an earlier version comes back when a broken one is taken back.
+    broken = [part for part in old if part.node in unready and not here.nodes[part.node].established]
+    if unready and not broken:
+        return Step(None, Reason.SPEAKER_ROLLOUT_HELD, unready[0], "its speaker is not ready")
+    return _replaced(here, broken or old, len(old), None)
 
 
-def _has_current_agent(node: str, agents: Mapping[str, Part]) -> bool:
-    return node in agents and agents[node].is_current and agents[node].is_ready
+def _unready(here: Seen) -> list[str]:
+    """Nodes without a working speaker, in order: somebody deleted its pod, or it does not start. Two at once are one too many."""
+    missing = set() if here.is_complete else here.agents.keys() - here.speakers.keys()
+    return sorted(missing | {node for node, part in here.speakers.items() if not part.is_ready})
 
 
-def _heard(
-    memory: Replaced | None, speakers: Mapping[str, Part], nodes: Mapping[str, NodeView], now: float
-) -> Replaced | None:
-    """The memory with what is seen now; None once there is nothing left to wait for, or its node is gone or dead."""
-    if memory is None or memory.node not in nodes or not nodes[memory.node].is_ready:
+def _replaced(here: Seen, candidates: Iterable[Part], left: int, memory: Replaced | None) -> Step:
+    """The first candidate whose agent has brought the image and told of its sessions; until then there is nothing to say."""
+    for part in candidates:
+        established, agent = here.nodes[part.node].established, here.agents.get(part.node)
+        if established is not None and agent is not None and agent.is_current and agent.is_ready:
+            after = Replaced(part.node, memory.sessions if memory is not None else established)
+            return Step(part, Reason.SPEAKER_REPLACED, part.node, f"{left - 1} more follow", after)
+    return Step(memory=memory)
+
+
+def _heard(here: Seen, memory: Replaced | None, now: float) -> Replaced | None:
+    """The memory with what is seen now; None once there is nothing left to wait for."""
+    if memory is None:
         return None
-    if memory.node not in speakers or not speakers[memory.node].is_ready:
+    part = here.speakers.get(memory.node)
+    if part is None or not part.is_ready:
         return replace(memory, ready_since=None)
     memory = replace(memory, ready_since=now if memory.ready_since is None else memory.ready_since)
-    return memory if _missing(memory, nodes, now) else None
+    return memory if _missing(here, memory, now) else None
 
 
-def _missing(memory: Replaced, nodes: Mapping[str, NodeView], now: float) -> str:
+def _missing(here: Seen, memory: Replaced, now: float) -> str:
     """What the replaced speaker's node still lacks, in words; empty once it is whole."""
+    view, agent = here.nodes[memory.node], here.agents.get(memory.node)
+    if not view.is_ready:
+        return "the node is not Ready"
     if memory.ready_since is None:
         return "its new speaker is not ready"
-    if lost := memory.sessions - nodes[memory.node].established:
+    if agent is None or not agent.is_ready or view.established is None:
+        return "its agent does not tell of its sessions"
+    if lost := {name for name in memory.sessions & view.listed - view.established if _can_return(here, name)}:
         names = ", ".join(f"{peer} ({address})" for peer, address in sorted(lost)[:4])
         return f"{len(lost)} of its sessions are not back: {names}"
     return "" if now - memory.ready_since >= SETTLE_SECONDS else "its new speaker has only just started"
+
+
+def _can_return(here: Seen, name: SessionName) -> bool:
+    """Not one of the mesh with a node that is dead or gone."""
+    prefix, _, other = name[0].partition("/")
+    return prefix != "mesh" or (other in here.nodes and here.nodes[other].is_ready)

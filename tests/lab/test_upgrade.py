@@ -82,18 +82,33 @@ def test_agents_and_speakers_are_rolled_node_by_node_without_a_lost_packet_or_ro
     assert {event["involvedObject"]["name"] for event in said} == set(nodes)
 
 
-def test_a_version_that_does_not_start_stops_at_one_node_and_goes_back(installed_lab: Lab, across: list[Pod]) -> None:
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ({"image": "podroute.dev/podroute:none"}, "not ready"),
+        ({"command": ["sleep", "1000000"], "args": []}, "4 of its sessions are not back"),
+    ],
+    ids=["does not start", "runs and speaks to nobody"],
+)
+def test_a_broken_version_stops_at_one_node_and_goes_back(
+    installed_lab: Lab, across: list[Pod], fault: dict[str, Any], said: str
+) -> None:
     lab = installed_lab
     before = uids(lab, "speaker")
-    change(lab, "speaker", image="podroute.dev/podroute:none")
+    lab.kubectl("delete", "events", "--field-selector=reason=SpeakerRolloutHeld")
+    change(lab, "speaker", **fault)
     try:
         (held,) = eventually(
             lambda: lab.get("events", "--field-selector=reason=SpeakerRolloutHeld")["items"], 90, "an Event says so"
         )
         node = held["involvedObject"]["name"]
-        assert "not ready" in held["message"]
+        assert said in held["message"]
         assert "rollout undo" in held["message"]
-        assert uids(lab, "speaker") == {name: uid for name, uid in before.items() if name != node}
+        now = uids(lab, "speaker")
+        assert {name: uid for name, uid in now.items() if name != node} == {
+            name: uid for name, uid in before.items() if name != node
+        }
+        assert now.get(node) != before[node]
     finally:
         undo(lab, "speaker")
     eventually(lambda: on_nodes(lab, "speaker") == list(lab.topology.node_names), 60, "every node has a speaker again")

@@ -120,7 +120,7 @@ class Endpoint:
         return None
 
     def report(self) -> None:
-        times = sorted([self.stopped, *(when for _, when in self.received)])
+        times = sorted([self.stopped, *((when for _, when in self.received) if self.received else [self.begun])])
         print(
             json.dumps(
                 {

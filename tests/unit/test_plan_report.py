@@ -1,12 +1,17 @@
 """What a node reports (`controller.plan.report`)."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import pytest
+from prometheus_client import CollectorRegistry
 
 from bgp.reasons import ProblemReason, SessionReason
 from bgp.values import Family, Observed, Problem, Session, SessionState
+from controller.agent.files import RunFolder
+from controller.agent.health import StateCollector
+from controller.agent.state import State, Trouble
 from controller.api.clusternetwork import ClusterNetwork
 from controller.api.ipblock import NodeReference
 from controller.api.nodenetwork import BlockGrant, NodeNetwork, NodeNetworkSpec, SessionSpec
@@ -63,6 +68,25 @@ def test_generation_and_epoch_are_those_of_the_plan_and_not_of_a_later_object(pl
     )
     status = node_status(later, plan, {}, seen(UP), NOW)
     assert (status.observed_generation, status.epoch) == (7, "e7")
+
+
+def test_no_session_counts_as_established_while_the_speaker_does_not_answer(plan: NodePlan) -> None:
+    def status(reason: Reason) -> tuple[str, str, str]:
+        found = node_status(NODE, plan, {}, replace(seen(UP), troubles=((reason, "x"),)), NOW)
+        return found.sessions[0].state, found.sessions[0].reason, found.session_summary
+
+    assert status(Reason.SPEAKER_AWAY) == ("unknown", "SpeakerAway", "0/1")
+    assert status(Reason.APPLY_FAILED) == ("established", "", "1/1")
+
+
+@pytest.mark.parametrize(("reason", "value"), [(Reason.SPEAKER_AWAY, 0.0), (Reason.APPLY_FAILED, 1.0)])
+def test_nor_do_the_metrics_count_it(tmp_path: Path, reason: Reason, value: float) -> None:
+    state = State("n0", RunFolder(tmp_path), lambda: 0.0)
+    state.observed = Observed(sessions=(UP,))
+    state.set_trouble("any", Trouble(reason, "x"))
+    registry = CollectorRegistry()
+    registry.register(StateCollector(state))
+    assert registry.get_sample_value("podroute_session_established", {"session": UP.name}) == value
 
 
 def test_a_session_that_is_down_says_why_and_others_are_counted(plan: NodePlan) -> None:

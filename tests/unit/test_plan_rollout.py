@@ -1,5 +1,6 @@
 """Speakers of an older version are replaced one node after the other, and no further once one does not come back as it was."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,8 @@ from hypothesis import strategies as st
 
 from controller.api.reasons import Reason
 from controller.operator.rollout import is_current, latest_revision, part_of
-from controller.plan.rollout import SETTLE_SECONDS, Component, NodeView, Part, Replaced, next_step
+from controller.plan import rollout
+from controller.plan.rollout import SETTLE_SECONDS, Component, NodeView, Part, Replaced, Step, seen
 
 TOR = ("rack0-tor-v4", "10.10.0.1")
 
@@ -29,8 +31,12 @@ def swap(parts: list[Part], node: str, component: Component, **change: object) -
     ]
 
 
-UP = {node: NodeView(True, frozenset({TOR})) for node in "abc"}
-DOWN = {**UP, "a": NodeView(True)}
+def next_step(parts: list[Part], nodes: Mapping[str, NodeView], memory: Replaced | None, now: float) -> Step:
+    return rollout.next_step(seen(parts, nodes, len({each.node for each in parts})), memory, now)
+
+
+UP = {node: NodeView(True, frozenset({TOR}), frozenset({TOR})) for node in "abc"}
+DOWN = {**UP, "a": NodeView(True, frozenset(), frozenset({TOR}))}
 
 
 def test_nothing_is_replaced_while_every_speaker_is_of_the_latest_version() -> None:
@@ -41,7 +47,8 @@ def test_nothing_is_replaced_while_every_speaker_is_of_the_latest_version() -> N
 def test_a_speaker_is_replaced_once_its_nodes_agent_has_brought_the_image() -> None:
     for change in ({"is_current": False}, {"is_ready": False}):
         step = next_step(swap(cluster("a"), "a", "agent", **change), UP, None, 0)
-        assert (step.replace, step.reason, step.node) == (None, Reason.SPEAKER_ROLLOUT_HELD, "a")
+        # An image takes its time to come: nothing to tell of.
+        assert (step.replace, step.reason) == (None, None)
     # Another node's speaker can go first.
     first = next_step(swap(cluster("ab"), "a", "agent", is_current=False), UP, None, 0).replace
     assert first is not None
@@ -79,38 +86,69 @@ def test_a_new_version_that_does_not_start_stops_at_one_node() -> None:
     assert next_step(broken, UP, None, 3600).replace is None
 
 
-def test_a_broken_version_that_is_taken_back_goes_first_and_alone() -> None:
+@pytest.mark.parametrize("is_ready", [True, False], ids=["runs without sessions", "does not start"])
+def test_a_broken_version_that_is_taken_back_goes_first_and_alone(is_ready: bool) -> None:
     # The template is the old one again: only the broken pod is of another.
+    taken_back = swap(cluster("a"), "a", "speaker", is_ready=is_ready)
+    step = next_step(taken_back, DOWN, Replaced("a", frozenset({TOR}), ready_since=0.0), 1)
+    assert step.replace is not None
+    assert step.replace.node == "a"
+    # What it had before the broken one is still waited for.
+    assert step.memory == Replaced("a", frozenset({TOR}))
+
+
+def test_a_speaker_that_does_not_start_has_nothing_to_lose_but_one_with_sessions_has() -> None:
     taken_back = swap(cluster("a"), "a", "speaker", is_ready=False)
-    memory = Replaced("a", frozenset({TOR}))
-    for known in (memory, None):
-        step = next_step(taken_back, UP, known, 1)
-        assert step.replace is not None
-        assert step.replace.node == "a"
-    # Another that is not ready has to wait for it.
-    both = swap(swap(cluster("ab"), "a", "speaker", is_ready=False), "b", "speaker", is_ready=False)
-    first = next_step(both, UP, None, 1)
-    assert first.replace is not None
-    assert first.replace.node == "a"
-    assert next_step([each for each in both if each.uid != "uid-speaker-a"], UP, first.memory, 2).replace is None
+    step = next_step(taken_back, DOWN, None, 1)
+    assert step.replace is not None
+    assert step.replace.node == "a"
+    # A kubelet that was cut off says so of pods that run.
+    assert next_step(taken_back, UP, None, 1).reason == Reason.SPEAKER_ROLLOUT_HELD
 
 
 def test_another_version_may_come_in_the_middle_of_a_rollout() -> None:
     memory = Replaced("a", frozenset({TOR}), ready_since=0.0)
-    step = next_step(cluster("abc"), UP, memory, SETTLE_SECONDS)
-    assert step.replace is not None
-    assert step.replace.node == "a"
+    for now in (1, SETTLE_SECONDS):
+        step = next_step(cluster("abc"), UP, memory, now)
+        assert step.replace is not None
+        assert step.replace.node == "a"
 
 
-def test_a_node_that_is_dead_or_gone_holds_nobody_up() -> None:
+def test_a_node_that_is_dead_holds_the_others_up_only_if_it_was_replaced_last() -> None:
+    dead = {**UP, "a": NodeView(False)}
+    parts = swap(cluster("b"), "a", "speaker", is_ready=False)
     memory = Replaced("a", frozenset({TOR}))
-    for nodes in ({**UP, "a": NodeView(False)}, {"b": UP["b"], "c": UP["c"]}):
-        parts = swap(cluster("b"), "a", "speaker", is_ready=False)
-        step = next_step(parts, nodes, memory, 1)
+    assert "not Ready" in next_step(parts, dead, memory, 1).detail
+    for nodes, known in ((dead, None), ({"b": UP["b"], "c": UP["c"]}, memory)):
+        step = next_step(parts, nodes, known, 1)
         assert step.replace is not None
         assert step.replace.node == "b"
         # Nor is it replaced there: nobody could start the new one.
         assert next_step(cluster("a"), nodes, None, 1).replace is None
+
+
+def test_what_can_not_come_back_is_not_waited_for() -> None:
+    dead, gone = ("mesh/z", "10.10.0.9"), ("old-tor", "10.10.0.8")
+    memory = Replaced("a", frozenset({TOR, dead, gone}), ready_since=0.0)
+    nodes = {**UP, "a": NodeView(True, frozenset({TOR}), frozenset({TOR, dead})), "z": NodeView(False)}
+    assert next_step(cluster("b"), nodes, memory, SETTLE_SECONDS).replace is not None
+    alive = {**nodes, "z": NodeView(True)}
+    assert "mesh/z" in next_step(cluster("b"), alive, memory, SETTLE_SECONDS).detail
+
+
+def test_a_node_whose_agent_says_nothing_is_not_taken_at_its_last_word() -> None:
+    memory = Replaced("a", frozenset({TOR}), ready_since=0.0)
+    silent = swap(cluster("b"), "a", "agent", is_ready=False)
+    assert "agent" in next_step(silent, UP, memory, SETTLE_SECONDS).detail
+    unknown = {**UP, "a": NodeView(True, None)}
+    assert "agent" in next_step(cluster("b"), unknown, memory, SETTLE_SECONDS).detail
+    assert next_step(cluster("a"), unknown, None, 1).replace is None
+
+
+def test_a_speaker_that_is_missing_holds_the_others_up_but_not_where_none_is_wanted() -> None:
+    parts = [each for each in cluster("ab") if each.uid != "uid-speaker-c"]
+    assert rollout.next_step(seen(parts, UP, 3), None, 1).node == "c"
+    assert rollout.next_step(seen(parts, UP, 2), None, 1).replace is not None
 
 
 @given(st.sets(st.sampled_from("abcdef"), min_size=1), st.integers(0, 3), st.integers(0, 9))
@@ -123,7 +161,8 @@ def test_a_rollout_comes_to_its_end_with_one_node_at_a_time(old: set[str], start
         left = dict(busy)
         parts = [part(n, "agent") for n in nodes]
         parts += [part(n, "speaker", n in current, left.get(n, 0) <= waiting) for n in nodes]
-        views = {n: NodeView(True, frozenset() if left.get(n, 0) > 0 else frozenset({TOR})) for n in nodes}
+        both = frozenset({TOR})
+        views = {n: NodeView(True, frozenset() if left.get(n, 0) > 0 else both, both) for n in nodes}
         step = next_step(parts, views, memory, now)
         memory, now = step.memory, now + 1
         busy = {n: count - 1 for n, count in busy.items() if count > 1}
