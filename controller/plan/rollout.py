@@ -8,7 +8,7 @@ Pure; called by `controller.operator.rollout`, which reads the pods and deletes 
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from controller.api.reasons import Reason
@@ -67,7 +67,7 @@ class Step:
     reason: Reason | None = None
     node: str = ""
     detail: str = ""
-    memory: Replaced | None = field(default=None)
+    memory: Replaced | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +94,6 @@ def seen(parts: Iterable[Part], nodes: Mapping[str, NodeView], wanted: int) -> S
 
 def next_step(here: Seen, memory: Replaced | None, now: float) -> Step:
     """Looks once; `now` is monotonic seconds."""
-    if memory is not None and memory.node not in here.nodes:
-        memory = None
     memory = _heard(here, memory, now)
     old = [here.speakers[node] for node in sorted(here.speakers) if not here.speakers[node].is_current]
     if memory is not None:
@@ -132,8 +130,8 @@ def _replaced(here: Seen, candidates: Iterable[Part], left: int, memory: Replace
 
 
 def _heard(here: Seen, memory: Replaced | None, now: float) -> Replaced | None:
-    """The memory with what is seen now; None once there is nothing left to wait for."""
-    if memory is None:
+    """The memory with what is seen now; None once there is nothing left to wait for, or its node is gone."""
+    if memory is None or memory.node not in here.nodes:
         return None
     part = here.speakers.get(memory.node)
     if part is None or not part.is_ready:
