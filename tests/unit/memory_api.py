@@ -17,6 +17,7 @@ class MemoryApi:
         self.requests: list[tuple[str, str, str]] = []
         self.trouble: Callable[[str, str, str], Exception | None] = lambda verb, plural, name: None
         self._version = 100
+        self.namespace = "podroute-system"
 
     def asked(self, verb: str) -> list[str]:
         """Names of the objects that requests of that verb were about."""
@@ -34,9 +35,16 @@ class MemoryApi:
     async def get(self, collection: Collection, name: str, namespace: str = "") -> Raw:
         return copy.deepcopy(self._found("get", collection, name))
 
-    async def list(self, collection: Collection, *, field_selector: str = "", namespace: str = "") -> Listing:
+    async def list(
+        self, collection: Collection, *, field_selector: str = "", label_selector: str = "", namespace: str = ""
+    ) -> Listing:
         self._ask("list", collection, "")
-        items = [copy.deepcopy(raw) for (plural, _), raw in self.objects.items() if plural == collection.plural]
+        wanted = dict([label_selector.split("=")]) if label_selector else {}
+        items = [
+            copy.deepcopy(raw)
+            for (plural, _), raw in self.objects.items()
+            if plural == collection.plural and wanted.items() <= raw["metadata"].get("labels", {}).items()
+        ]
         return Listing(items, str(self._version))
 
     async def create(self, collection: Collection, body: Mapping[str, Any], namespace: str = "") -> Raw:
