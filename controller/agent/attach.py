@@ -45,9 +45,12 @@ BLOCK_SECONDS = 20.0
 # How long a node must have had blocks of one family alone before a pod goes without the other: two families' grants are two writes.
 PARTIAL_SECONDS = 10.0
 
+# For these no block will come.
+_LASTING = (NoAddress.NO_POOL, NoAddress.RETIRING)
 _REMEDIES = {
     NoAddress.NO_POOL: "create or enable an IPPool that serves the pod (kubectl get ippools)",
     NoAddress.NO_BLOCK: "see the IPPools' conditions (kubectl get ippools) and whether the operator runs",
+    NoAddress.RETIRING: "install another network; the pod starts then",
     NoAddress.LEAVING: "see the agent's log: a veth that can't be removed keeps its addresses",
     NoAddress.EXHAUSTED: "wait for the operator to grant a block, or see the IPPools' conditions (kubectl get ippools)",
 }
@@ -160,7 +163,7 @@ class Attachments:
                     self._go_without(answer.awaited)
                     continue
                 refusal = answer.refusal if isinstance(answer, _Partial) else answer
-                if now >= deadline or refusal.reason is NoAddress.NO_POOL:
+                if now >= deadline or refusal.reason in _LASTING:
                     raise CniError(ErrorCode.TRY_AGAIN, self._words(refusal, key), _REMEDIES[refusal.reason])
                 await self._wait_for_blocks(deadline - now)
         finally:
@@ -189,6 +192,8 @@ class Attachments:
         plan, cluster, node = state.plan, state.snapshot.cluster, state.snapshot.node
         if plan is None or cluster is None or node is None:
             return Refusal(NoAddress.NO_BLOCK, f"the agent of node {state.node} knows no blocks yet")
+        if cluster.spec.retiring:
+            return Refusal(NoAddress.RETIRING, "podroute is being uninstalled and starts no more pods")
         pools = _pools(cluster.spec, request)
         if isinstance(pools, Refusal):
             return pools

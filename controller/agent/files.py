@@ -7,6 +7,7 @@ import contextlib
 import ipaddress
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -103,6 +104,14 @@ class RunFolder:
             return False
         self._write(self.ready_marker.name, b"")
         return True
+
+    def unmark_ready(self) -> None:
+        """Takes the marker away: the node starts no more pods."""
+        self.ready_marker.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Removes the folder with everything in it, as the end of an uninstall does. What can't be removed stays."""
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def _lines_of(self, name: str) -> list[str]:
         try:

@@ -9,7 +9,9 @@ import asyncio
 import contextlib
 import logging
 import os
+import shutil
 import signal
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -28,6 +30,7 @@ from controller.agent.reporter import Reporter
 from controller.agent.speaker import Speaking
 from controller.agent.state import State
 from controller.agent.watcher import watch_kernel
+from controller.api.reasons import Reason
 from controller.cni import server as cni_server
 from controller.cni.protocol import RUN_DIRECTORY
 from controller.kube.client import connect
@@ -53,6 +56,11 @@ class Options:
     shim: Path | None
     resync: float | None
     health: str
+
+    @property
+    def places(self) -> installation.Places:
+        """Where the plugin is installed."""
+        return installation.Places(self.cni_bin_dir, self.cni_conf_dir, self.shim)
 
 
 def parsed(arguments: Sequence[str]) -> Options:
@@ -113,6 +121,16 @@ async def _run(options: Options) -> None:
             await _tasks(options, state, effects)
     finally:
         effects.close()
+        if state.done is not None and state.done.retirement is Reason.RETIRED:
+            remove_traces(state.folder, Path(options.speaker_socket))
+
+
+def remove_traces(folder: RunFolder, speaker_socket: Path) -> None:
+    """The end of an uninstall: no file stays on the node, of the speaker neither once it is gone."""
+    folder.remove()
+    with socket.socket(socket.AF_UNIX) as connection:
+        if connection.connect_ex(str(speaker_socket)) != 0:
+            shutil.rmtree(speaker_socket.parent, ignore_errors=True)
 
 
 async def _tasks(options: Options, state: State, effects: PodEffects) -> None:
@@ -134,7 +152,7 @@ async def _tasks(options: Options, state: State, effects: PodEffects) -> None:
             "keep": keeper.run(),
             "report": reporter.run(),
             "sweep": effects.sweep(),
-            "install": installation.keep_installed(state, options.cni_bin_dir, options.cni_conf_dir, options.shim),
+            "install": installation.keep_installed(state, options.places),
             "health": health.serve(state, options.health),
         }
         for name, coroutine in work.items():

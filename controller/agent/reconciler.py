@@ -88,6 +88,7 @@ class Reconciler:
         self._state, self._speaking, self._resync = state, speaking, resync_seconds
         self._worker = ThreadPoolExecutor(1, "reconciler")
         self._table = RuleTable()
+        # None: no table.
         self._rules: Rules | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._links: Links = ()
@@ -141,12 +142,14 @@ class Reconciler:
         table = route_table(plan.routes, observed.routes, readback.links)
         settled = frozenset(observed.settled)
         readback = replace(readback, routes=self._without_additions(readback.routes))
-        outcome = await self._on_worker(lambda: self._write(plan.rules, readback, table, settled, wired))
+        outcome = await self._on_worker(lambda: self._write(plan.table, readback, table, settled, wired))
         state.applied, state.done, self._links = outcome.applied, plan, readback.links
         self._count(outcome.drifts)
         self._note(outcome.failures)
         state.learned_installed = len(state.applied) - len({route.prefix for route in plan.routes})
-        self._become_ready()
+        self._become_ready(plan)
+        if before is None or before.retirement != plan.retirement:
+            state.installation.ring()
         if before is None or before.blocks != plan.blocks:
             state.blocks_changed.ring()
         problem = state.folder.problem
@@ -180,9 +183,10 @@ class Reconciler:
     def _local(self, readback: Readback) -> Local:
         addresses = tuple(str(address) for uplink in readback.uplinks for address in uplink.addresses)
         networks = tuple(dict.fromkeys(str(network) for network, _ in readback.links))
-        occupied = self._state.ledger.occupied
-        pods_complete = tuple(link for link in readback.pods if is_wired(link, self._state.wired))
-        return Local(pods_complete, occupied, Surroundings(addresses, networks), self._state.clock())
+        state = self._state
+        pods_complete = tuple(link for link in readback.pods if is_wired(link, state.wired))
+        here = Surroundings(addresses, networks)
+        return Local(pods_complete, state.ledger.occupied, here, state.clock(), state.is_withdrawn)
 
     def _without_additions(self, found: list[Route]) -> list[Route]:
         """Leaves out routes of additions under way: the plan has only pods that are complete, so they would look surplus."""
@@ -213,7 +217,7 @@ class Reconciler:
                 state.blocks_changed.ring()
 
     def _write(
-        self, rules: Rules, readback: Readback, table: Table, settled: frozenset[str], wired: Mapping[str, int]
+        self, rules: Rules | None, readback: Readback, table: Table, settled: frozenset[str], wired: Mapping[str, int]
     ) -> Outcome:
         """On the worker thread: routes, pods' host ends and rules."""
         changes = route_changes(table.values(), readback.routes)
@@ -231,7 +235,7 @@ class Reconciler:
             drifts += self._keep_rules(rules)
         return Outcome(failures, drifts, {**table, **{route.prefix: route for route in kept}}, refusals)
 
-    def _keep_rules(self, rules: Rules) -> list[Drift]:
+    def _keep_rules(self, rules: Rules | None) -> list[Drift]:
         """Writes the table if it may differ. It stays suspect until that has succeeded."""
         if self._rules == rules and not self._state.rules_are_suspect:
             return []
@@ -265,7 +269,10 @@ class Reconciler:
         state = self._state
         told = after_telling(state.snapshot.told, plan.desired.neighbours, state.observed, state.clock())
         returns = returns_after(state.snapshot, plan, state.clock())
-        snapshot = msgspec.structs.replace(state.snapshot, held=plan.blocks, returns=returns, told=told)
+        retired = plan.retirement is Reason.RETIRED
+        snapshot = msgspec.structs.replace(
+            state.snapshot, held=plan.blocks, returns=returns, told=told, retired=retired
+        )
         if snapshot != state.snapshot:
             state.snapshot = snapshot
             state.folder.store_snapshot(snapshot)
@@ -292,11 +299,17 @@ class Reconciler:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(seconds, self._state.reconcile.ring)
 
-    def _become_ready(self) -> None:
-        if not self._state.is_ready:
-            self._state.ready.set()
-            self._state.folder.mark_ready()
-            log.info("node %s is ready for pods", self._state.node)
+    def _become_ready(self, plan: NodePlan) -> None:
+        state = self._state
+        if plan.retirement:
+            # Whether there is something to withdraw shows only once there is such a plan.
+            if plan.retirement is Reason.RETIRING and state.is_withdrawn:
+                state.reconcile.ring()
+        elif not state.is_ready:
+            state.ready.set()
+            state.folder.mark_ready()
+            state.installation.ring()
+            log.info("node %s is ready for pods", state.node)
 
     async def _on_worker(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._worker, work)

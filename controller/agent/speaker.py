@@ -64,13 +64,15 @@ class Speaking:
         if self._said == self._wanted and self._state.said_generation is None:
             self._state.said_generation = self._generation
             self._state.report.ring()
+            if self._state.is_withdrawn:
+                self._state.reconcile.ring()
 
     async def listen(self) -> None:
         """The task that hears what the speaker observes."""
         state = self._state
         async for change in self._client.changes():
             before, state.observed = state.observed, change.observed
-            if change.prefixes is None or before.settled != state.observed.settled:
+            if change.prefixes is None or state.is_withdrawn or before.settled != state.observed.settled:
                 state.reconcile.ring()
             elif change.prefixes:
                 state.reconcile.ring_for(change.prefixes)

@@ -53,6 +53,8 @@ class State:
     # The routes that the last pass left in the kernel, by prefix.
     applied: dict[Network, Route] = field(default_factory=dict)
     rules_are_suspect: bool = True
+    # Whether the runtime finds the plugin; None before the first look.
+    is_installed: bool | None = None
     drift: Counter[DriftKind] = field(default_factory=Counter)
     troubles: dict[str, Trouble] = field(default_factory=dict)
     # Additions that wait for a block: which pools could serve them.
@@ -61,12 +63,28 @@ class State:
     unanswered: set[Offer] = field(default_factory=set)
     reconcile: Worklist = field(default_factory=Worklist)
     report: Bell = field(default_factory=Bell)
+    installation: Bell = field(default_factory=Bell)
     blocks_changed: Broadcast = field(default_factory=Broadcast)
 
     @property
     def is_ready(self) -> bool:
         """Whether the node may start pods."""
         return self.ready.is_set()
+
+    @property
+    def speaker_follows(self) -> bool:
+        """Whether the speaker has stored the desired state of the plan, and what is observed came after that."""
+        return self.said_generation is not None and self.observed.generation == self.said_generation
+
+    @property
+    def is_retiring(self) -> bool:
+        """Whether podroute is being uninstalled."""
+        return self.plan is not None and self.plan.retirement is not None
+
+    @property
+    def is_withdrawn(self) -> bool:
+        """Whether, in an uninstall, no router sends anything to this node's pods any more."""
+        return self.is_retiring and self.speaker_follows and not self.observed.sessions
 
     def set_trouble(self, about: str, trouble: Trouble | None) -> None:
         """Notes or clears what is wrong about one thing; wakes the reporter if that changed."""

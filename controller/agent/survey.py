@@ -41,7 +41,8 @@ def survey(run_dir: Path, speaker_socket: str) -> NodeReport:
     resting = {address: until for address, until in folder.load_resting().items() if until > now}
     actual, links, uplinks = routes.read_routes(), pods.read_pods(), surroundings.uplinks()
     on_link = tuple((network, uplink.name) for uplink in uplinks for network in uplink.networks)
-    local = Local(tuple(links), _occupied(links) | frozenset(resting), _surroundings(uplinks), now)
+    is_withdrawn = speaker is not None and not speaker.observed.sessions
+    local = Local(tuple(links), _occupied(links) | frozenset(resting), _surroundings(uplinks), now, is_withdrawn)
     plan = plan_node(snapshot, local)
     observed = speaker.observed if speaker else Observed()
     table = route_table(plan.routes, observed.routes, on_link) if plan else {}
@@ -65,7 +66,7 @@ def survey(run_dir: Path, speaker_socket: str) -> NodeReport:
         announcements=announcements_of(plan) if plan else {},
         speaker=speaker,
         pod_problems=tuple(PodProblem(link=name, what=drift.what) for name, drift in pods.wiring_problems()),
-        rules_problem="; ".join(drift.what for drift in rules.rule_problems(plan.rules)) if plan else "",
+        rules_problem="; ".join(drift.what for drift in rules.rule_problems(plan.table)) if plan else "",
         nuisances=tuple(
             Nuisance(reason=found.reason, message=found.message, remedy=found.remedy)
             for found in surroundings.hostile_settings()

@@ -50,6 +50,13 @@ class ClusterNetworkSpec(Struct, frozen=True, kw_only=True, rename="camel", omit
         tuple[Annotated[str, Meta(max_length=43)], ...],
         Meta(description="Ranges of pods that may ask for metrics.", max_length=MOST_CLIENTS),
     ] = ()
+    retiring: Annotated[
+        bool,
+        Meta(
+            description="podroute is being uninstalled: nodes start no pods, withdraw what they announced, and remove what "
+            "they made, veths of running pods aside. Set by `podroute uninstall`; the operator takes it back."
+        ),
+    ] = False
 
 
 class ClusterNetwork(Resource, frozen=True, kw_only=True, rename="camel"):

@@ -180,5 +180,11 @@ class Reason(StrEnum):
         "the spec grants a block again that this node gave back; another node may have it by now, so it is not used",
         "see that the operator runs: after a restored backup its word counts 90 s after its new epoch",
     )
+    RETIRING = (
+        "Retiring",
+        "podroute is being uninstalled: the node withdraws what it announced, then removes what podroute made",
+        "wait; or take it back with `kubectl scale -n podroute-system deployment/podroute-operator --replicas=1`",
+    )
+    RETIRED = "Retired", "nothing of podroute is left in the node's kernel but the veths of pods that still run"
     SNAPSHOT_STALE = "SnapshotStale", "the API server is away; the last known state is used"
     HOSTILE = "HostileSurroundings", "a setting of the node works against pod traffic", "see `podroute check`"

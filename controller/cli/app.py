@@ -11,6 +11,7 @@ import typer
 
 from controller.cli import node, reach
 from controller.cli.output import Output, print_rows, print_value, said
+from controller.cli.uninstall import uninstall
 from controller.inspect.gather import gather, standing_findings
 from controller.inspect.overview import node_rows, peer_rows, pool_rows
 from controller.inspect.world import World
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.add_typer(lab_app, name="lab")
 app.add_typer(node.app, name="node")
+app.command()(uninstall)
 
 Kubeconfig = Annotated[str, typer.Option(help="Absent: KUBECONFIG, the pod's service account, ~/.kube/config.")]
 LabName = Annotated[

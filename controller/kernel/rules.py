@@ -100,12 +100,17 @@ class RuleTable:
         # these.
         self._listing: list[str] = []
 
-    def apply(self, rules: Rules) -> list[Drift]:
-        """Replace the table if it differs. Returns the drift if these very rules had been applied before.
+    def apply(self, rules: Rules | None) -> list[Drift]:
+        """Replace the table if it differs; None: remove it. Returns the drift if these very rules had been applied before.
 
         Raises KernelError with nft's own words if nft is missing or refuses; then the table is what it was.
         """
         actual = read_table()
+        if rules is None:
+            self._applied = None
+            if actual is not None:
+                remove_table()
+            return []
         expected = self._listing if rules == self._applied else _words(table_text(rules))
         if actual is not None and _words(actual) == expected:
             self._applied, self._listing = rules, expected
@@ -120,9 +125,14 @@ class RuleTable:
         return [Drift(DriftKind.RULE, f"table inet {TABLE} {what}")]
 
 
-def rule_problems(rules: Rules) -> list[Drift]:
-    """Whether the table is there and says what is wanted; changes nothing. For `podroute check`. Raises KernelError."""
+def rule_problems(rules: Rules | None) -> list[Drift]:
+    """Whether the table is there and says what is wanted (None: there is to be none); changes nothing.
+
+    For `podroute check`. Raises KernelError.
+    """
     actual = read_table()
+    if rules is None:
+        return [] if actual is None else [Drift(DriftKind.RULE, f"table inet {TABLE} is there, and none is wanted")]
     if actual is None:
         return [Drift(DriftKind.RULE, f"table inet {TABLE} is missing")]
     if _words(actual) != _words(table_text(rules)):

@@ -24,6 +24,7 @@ class NoAddress(StrEnum):
     NO_POOL = "NoPool"  # no pool serves the pod's namespace or the pools that it names
     NO_BLOCK = "NoBlock"  # a pool serves it, but this node has no block of it
     EXHAUSTED = "BlocksExhausted"  # every address of the node's blocks is in use or reserved
+    RETIRING = "Retiring"  # podroute is being uninstalled
     LEAVING = "AddressesLeaving"  # the only addresses left are on veths that are just being removed
 
 

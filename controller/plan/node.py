@@ -14,6 +14,7 @@ from bgp.values import Desired, Family
 from controller.api.clusternetwork import ClusterNetwork, ClusterNetworkSpec
 from controller.api.nodenetwork import BlockClaim, BlockGrant, NodeNetwork
 from controller.api.objects import Address, Network, family_of
+from controller.api.reasons import Reason
 from controller.kernel.values import Guard, PodLink, Route, RouteKind, Rules, pod_routes
 from controller.plan.addresses import occupancy
 from controller.plan.returned import (
@@ -34,7 +35,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `held` are all blocks that were granted and not yet given back, whether or not `node` still lists them, `returns` those that
     were. `told` are the sessions that the speaker is to keep. `missing_since` is when the API server first said that there is no
-    such NodeNetwork (CLOCK_MONOTONIC seconds); `node` is the last one then.
+    such NodeNetwork (CLOCK_MONOTONIC seconds); `node` is the last one then. `retired`: everything was withdrawn for an uninstall,
+    and the speaker may be gone by now.
     """
 
     node: NodeNetwork | None = None
@@ -44,6 +46,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     returns: Returns = Returns()
     told: Told = Told()
     missing_since: float | None = None
+    retired: bool = False
 
     @property
     def is_complete(self) -> bool:
@@ -63,6 +66,8 @@ class Local:
     occupied: frozenset[Address]
     surroundings: Surroundings
     now: float = 0.0
+    # The speaker follows the order to keep no session, and every router has heard the withdrawals, or forgotten the routes.
+    is_withdrawn: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,8 @@ class NodePlan:
     """Everything that follows for kernel and speaker. `routes` lack the learned ones.
 
     `returned` are UIDs of `blocks` that were given back before and are not granted anew, `decided_at` is when that may change.
-    `generation`, `epoch` and `object_uid` are those of the NodeNetwork that it follows from.
+    `retirement` is RETIRING or RETIRED while podroute is being uninstalled. `generation`, `epoch` and `object_uid` are those of
+    the NodeNetwork that it follows from.
     """
 
     routes: tuple[Route, ...]
@@ -81,9 +87,15 @@ class NodePlan:
     returned: frozenset[str] = field(default_factory=frozenset)
     decided_at: float | None = None
     claims: tuple[BlockClaim, ...] = ()
+    retirement: Reason | None = None
     generation: int = 0
     epoch: str = ""
     object_uid: str = ""
+
+    @property
+    def table(self) -> Rules | None:
+        """What the nftables table is to say; None: there is to be none."""
+        return None if self.retirement is Reason.RETIRED else self.rules
 
 
 def plan_node(snapshot: Snapshot, local: Local) -> NodePlan | None:
@@ -99,8 +111,12 @@ def plan_node(snapshot: Snapshot, local: Local) -> NodePlan | None:
     own = tuple(block for block in blocks if block.uid not in returned or block.cidr not in leaving)
     holding = Holding(own, leaving)
     desired = desired_for(node.spec, cluster.spec, snapshot.passwords, holding, local.surroundings)
+    retirement = _retirement(cluster.spec, is_withdrawn=snapshot.retired or local.is_withdrawn)
+    if retirement:
+        # Withdrawn first: until no router sends anything more, the node forwards as before.
+        desired = msgspec.structs.replace(desired, neighbours=())
     return NodePlan(
-        routes=(*_block_routes(own), *pod_routes(local.pods)),
+        routes=(*_block_routes(() if retirement is Reason.RETIRED else own), *pod_routes(local.pods)),
         rules=_rules(cluster.spec, desired),
         desired=desired,
         blocks=blocks,
@@ -108,10 +124,17 @@ def plan_node(snapshot: Snapshot, local: Local) -> NodePlan | None:
         returned=returned,
         decided_at=decided_at(snapshot.returns) if returned else None,
         claims=_claims(blocks, node.spec.blocks, cluster.spec, local.pods),
+        retirement=retirement,
         generation=node.metadata.generation,
         epoch=node.spec.epoch,
         object_uid=node.metadata.uid,
     )
+
+
+def _retirement(cluster: ClusterNetworkSpec, *, is_withdrawn: bool) -> Reason | None:
+    if not cluster.retiring:
+        return None
+    return Reason.RETIRED if is_withdrawn else Reason.RETIRING
 
 
 def returns_after(snapshot: Snapshot, plan: NodePlan, now: float) -> Returns:

@@ -39,6 +39,7 @@ class Seen:
     speaker_follows: bool = False
     kept: frozenset[Family] = frozenset()
     learned_installed: int = 0
+    is_installed: bool = True
     waiting: tuple[frozenset[str], ...] = ()
     drift: Mapping[str, int] = field(default_factory=dict)
     troubles: tuple[tuple[Reason, str], ...] = ()
@@ -76,7 +77,7 @@ def node_status(
         released=_released(plan, seen),
         claims=plan.claims,
         drift=dict(seen.drift),
-        conditions=_conditions(node, seen, now),
+        conditions=_conditions(node, seen, _retired(plan, seen), now),
     )
 
 
@@ -144,7 +145,18 @@ def speaker_problems(observed: Observed) -> tuple[str, ...]:
     )
 
 
-def _conditions(node: NodeNetwork, seen: Seen, now: str) -> tuple[Condition, ...]:
+def _retired(plan: NodePlan, seen: Seen) -> Condition | None:
+    """How far an uninstall has come on the node; None without one."""
+    if plan.retirement is None:
+        return None
+    if plan.retirement is Reason.RETIRED and not seen.is_installed and not seen.troubles:
+        return _condition("Retired", "True", Reason.RETIRED, f"{seen.pods} pods have their veths until they end")
+    waits = [f"{s.name} ({s.state})" for s in seen.observed.sessions]
+    text = f"not withdrawn yet: {', '.join(waits)}" if waits else "the node is being cleaned"
+    return _condition("Retired", "False", Reason.RETIRING, text)
+
+
+def _conditions(node: NodeNetwork, seen: Seen, retired: Condition | None, now: str) -> tuple[Condition, ...]:
     troubles = seen.troubles + tuple((Reason.SPEAKER_REFUSES, text) for text in speaker_problems(seen.observed))
     if troubles:
         reason = troubles[0][0]
@@ -160,8 +172,9 @@ def _conditions(node: NodeNetwork, seen: Seen, now: str) -> tuple[Condition, ...
         established = _condition("SessionsEstablished", "False", Reason.SESSIONS_DOWN, names)
     else:
         established = _condition("SessionsEstablished", "True", Reason.ESTABLISHED, "")
-    conditions = tuple(c for c in node.status.conditions if c.type not in ("Synced", "SessionsEstablished"))
-    for new in filter(None, (synced, established)):
+    ours = ("Synced", "SessionsEstablished", "Retired")
+    conditions = tuple(c for c in node.status.conditions if c.type not in ours)
+    for new in filter(None, (synced, established, retired)):
         old = tuple(c for c in node.status.conditions if c.type == new.type)
         stamped = msgspec.structs.replace(new, last_transition_time=now, observed_generation=node.metadata.generation)
         conditions += with_condition(old, stamped)

@@ -532,3 +532,22 @@ def test_a_block_that_vanished_keeps_its_pods_and_gives_no_new_address(node: Nod
         assert success.addresses[0] in ipaddress.ip_network("10.244.1.0/30")
 
     run(story())
+
+
+def test_a_node_that_retires_starts_no_more_pods_and_still_ends_those_that_run(node: Node) -> None:
+    async def story() -> None:
+        await node.ask(Command.ADD)
+        cluster = node.state.snapshot.cluster
+        assert cluster is not None
+        spec = msgspec.structs.replace(cluster.spec, retiring=True)
+        node.state.snapshot = msgspec.structs.replace(
+            node.state.snapshot, cluster=msgspec.structs.replace(cluster, spec=spec)
+        )
+        with pytest.raises(CniError) as refused:
+            await node.ask(Command.ADD, "c2")
+        assert refused.value.code is ErrorCode.TRY_AGAIN
+        assert "being uninstalled" in str(refused.value)
+        await node.ask(Command.DEL)
+        assert node.kernel.wired == {}
+
+    run(story())

@@ -14,14 +14,14 @@ import msgspec
 import pytest
 
 from bgp.speaker.client import SpeakerClient
-from bgp.values import Family, Observed
+from bgp.values import Family, Observed, Session, SessionState
 from bgp.values import Route as Learned
 from controller.agent import reconciler as module
 from controller.agent.files import RunFolder
 from controller.agent.reconciler import Reconciler
 from controller.agent.speaker import Speaking
 from controller.agent.state import State
-from controller.api.clusternetwork import ClusterNetwork
+from controller.api.clusternetwork import ClusterNetwork, ClusterNetworkSpec
 from controller.api.ipblock import NodeReference
 from controller.api.nodenetwork import BlockGrant, NodeNetwork, NodeNetworkSpec
 from controller.api.objects import Metadata
@@ -35,6 +35,7 @@ from controller.kernel.values import (
     PodLink,
     Route,
     RouteChanges,
+    RouteKind,
     Rules,
     host_interface_name,
     pod_routes,
@@ -56,7 +57,7 @@ class Kernel:
         self.routes: list[Route] = []
         self.pods: list[PodLink] = []
         self.changes: list[RouteChanges] = []
-        self.rules: list[Rules] = []
+        self.rules: list[Rules | None] = []
         self.repaired: list[set[tuple[str, int]]] = []
         self.while_read = lambda: None
         self.refuse = ""
@@ -82,7 +83,7 @@ class Kernel:
         self.repaired.append(wired)
         return self.refused("pods")
 
-    def apply_rules(self, rules: Rules) -> list[Drift]:
+    def apply_rules(self, rules: Rules | None) -> list[Drift]:
         self.refused("rules")
         self.rules.append(rules)
         return []
@@ -255,6 +256,35 @@ def test_sessions_that_the_speaker_is_to_drop_are_remembered_in_the_file_before_
     monkeypatch.setattr(Speaking, "want", lambda *_: remembered.append(site.state.folder.load_snapshot().told))
     site.one_pass()
     assert remembered == [Told(until={Family.IPV4: 229.0})]
+
+
+def retire(site: Site, *, retiring: bool = True) -> None:
+    cluster = ClusterNetwork(metadata=Metadata(name="default"), spec=ClusterNetworkSpec(retiring=retiring))
+    site.state.snapshot = msgspec.structs.replace(site.state.snapshot, cluster=cluster)
+
+
+def test_in_an_uninstall_routes_and_rules_go_once_the_speaker_has_no_session_left(site: Site) -> None:
+    site.one_pass()
+    block = Route(ipaddress.ip_network(BLOCK.cidr), RouteKind.UNREACHABLE)
+    site.kernel.routes = [block]
+    session = Session(name="tor", address="10.0.0.1", state=SessionState.ESTABLISHED, since=1.0)
+    retire(site)
+    for observed in (Observed(generation=2, sessions=(session,)), Observed(generation=1)):
+        # With a session, or of an order before: nothing is withdrawn yet.
+        site.state.observed = observed
+        site.one_pass()
+        site.state.said_generation = 2
+        assert (site.kernel.changes[-1].delete, site.kernel.rules[-1] is None) == ((), False)
+    site.state.observed = Observed(generation=2)
+    site.one_pass()
+    assert (site.kernel.changes[-1].delete, site.kernel.rules[-1]) == ((block,), None)
+    # A new agent does not ask the speaker, which may be gone.
+    assert site.state.folder.load_snapshot().retired
+    site.kernel.routes = []
+    retire(site, retiring=False)
+    site.one_pass()
+    assert (site.kernel.changes[-1].create, site.kernel.rules[-1] is None) == ((block,), False)
+    assert not site.state.folder.load_snapshot().retired
 
 
 def running(site: Site, story: Callable[[], Awaitable[None]]) -> None:

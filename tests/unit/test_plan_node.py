@@ -16,6 +16,7 @@ from controller.api.clusternetwork import ClusterNetwork, ClusterNetworkSpec, Me
 from controller.api.ipblock import NodeReference
 from controller.api.nodenetwork import BlockClaim, BlockGrant, NodeNetwork, NodeNetworkSpec, SessionSpec
 from controller.api.objects import Address, Metadata
+from controller.api.reasons import Reason
 from controller.kernel.values import (
     Attachment,
     DriftKind,
@@ -316,3 +317,30 @@ def test_only_what_had_been_applied_or_was_never_ours_counts_as_drift() -> None:
     drifts = route_drift(RouteChanges(create=(block, new), replace=(of_pod,), delete=(planted,)), applied)
     assert [d.kind for d in drifts] == [DriftKind.ROUTE, DriftKind.POD_ROUTE, DriftKind.ROUTE]
     assert route_drift(RouteChanges(create=(new,)), applied) == []
+
+
+def retiring(*, is_withdrawn: bool = False, retired: bool = False) -> NodePlan:
+    cluster = ClusterNetwork(metadata=Metadata(name="default"), spec=msgspec.structs.replace(CLUSTER, retiring=True))
+    here = replace(local(pod("10.244.0.70", "fd00:10:244::41")), is_withdrawn=is_withdrawn)
+    result = plan_node(Snapshot(node=node(sessions=(TOR4, TOR6)), cluster=cluster, retired=retired), here)
+    assert result is not None
+    return result
+
+
+def test_in_an_uninstall_a_node_withdraws_first_and_forwards_meanwhile() -> None:
+    before, now = plan(node(sessions=(TOR4, TOR6)), local(pod("10.244.0.70", "fd00:10:244::41"))), retiring()
+    assert len(before.desired.neighbours) == 2
+    assert now.desired.neighbours == ()
+    assert (now.routes, now.table, now.retirement) == (before.routes, before.rules, Reason.RETIRING)
+
+
+@pytest.mark.parametrize("known_by", ["is_withdrawn", "retired"])
+def test_once_it_has_withdrawn_only_what_running_pods_need_stays_also_when_the_speaker_is_gone(known_by: str) -> None:
+    now = retiring(**{known_by: True})
+    assert {str(route.prefix) for route in now.routes} == {"10.244.0.70/32", "fd00:10:244::41/128"}
+    assert (now.table, now.retirement) == (None, Reason.RETIRED)
+
+
+def test_what_was_withdrawn_for_an_uninstall_is_announced_again_when_that_is_taken_back() -> None:
+    sessions = (TOR4, TOR6)
+    assert plan(node(sessions=sessions), retired=True) == plan(node(sessions=sessions))

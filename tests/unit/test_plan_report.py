@@ -138,3 +138,21 @@ def test_what_the_speaker_does_not_honour_is_told_unless_a_session_says_so_itsel
     condition = next(c for c in status.conditions if c.type == "Synced")
     assert (condition.status, condition.reason) == ("False", Reason.SPEAKER_REFUSES)
     assert condition.message == "desired, router_id x: InvalidValue: use dotted form"
+
+
+def retired(plan: NodePlan, stage: Reason | None, now: Seen) -> tuple[str, str]:
+    """The status of the condition Retired and its message."""
+    status = node_status(NODE, replace(plan, retirement=stage), {}, now, NOW)
+    return next(((c.status, c.message) for c in status.conditions if c.type == "Retired"), ("", ""))
+
+
+def test_a_node_is_retired_once_it_has_withdrawn_and_cleaned_up_and_the_runtime_finds_no_plugin(plan: NodePlan) -> None:
+    clean = replace(seen(), is_installed=False, pods=3)
+    assert retired(plan, None, clean) == ("", "")
+    assert retired(plan, Reason.RETIRED, clean) == ("True", "3 pods have their veths until they end")
+    assert retired(plan, Reason.RETIRING, replace(seen(UP), is_installed=False)) == (
+        "False",
+        "not withdrawn yet: tor/10.0.0.1 (established)",
+    )
+    assert retired(plan, Reason.RETIRED, replace(clean, is_installed=True))[0] == "False"
+    assert retired(plan, Reason.RETIRED, replace(clean, troubles=((Reason.APPLY_FAILED, "x"),)))[0] == "False"
