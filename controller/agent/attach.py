@@ -15,7 +15,7 @@ from controller.agent.state import Locks, State
 from controller.api.clusternetwork import ClusterNetworkSpec
 from controller.api.objects import Address
 from controller.cni.previous import previous_of
-from controller.cni.request import Command, Request
+from controller.cni.request import Command, Configuration, Request
 from controller.cni.result import CniError, ErrorCode, Success
 from controller.kernel.pod_state import PodEnd
 from controller.kernel.values import (
@@ -25,6 +25,7 @@ from controller.kernel.values import (
     PodLink,
     host_interface_name,
     mac_addresses,
+    network_word,
 )
 from controller.plan.addresses import (
     POOLS_ANNOTATION,
@@ -114,7 +115,7 @@ class Attachments:
             case Command.CHECK:
                 await self._check(request)
             case Command.GC:
-                await self._collect(request.configuration.valid_attachments or frozenset())
+                await self._collect(request.configuration)
             case Command.STATUS:
                 self._require_ready()
             case Command.VERSION:
@@ -133,7 +134,8 @@ class Attachments:
             raise CniError(ErrorCode.INVALID_ENVIRONMENT, "CNI_NETNS is missing", "give the path of the namespace")
         mtu = self._state.mtu
         assigned = await self._addresses(request, key)
-        attachment = Attachment(key[0], key[1], request.pod.uid, assigned.addresses)
+        network = network_word(request.configuration.name)
+        attachment = Attachment(*key, request.pod.uid, assigned.addresses, network)
         try:
             if tired := tuple(choice.address for choice in assigned.choices if choice.yielded):
                 await self._kernel.forget(tired)
@@ -259,14 +261,19 @@ class Attachments:
         if problems:
             raise CniError(ErrorCode.CHECK_FAILED, "; ".join(problems), "delete the pod: it is made anew")
 
-    async def _collect(self, valid: frozenset[Key]) -> None:
-        """Removes what the runtime no longer lists. An addition that was not complete when it listed may be missing there."""
+    async def _collect(self, configuration: Configuration) -> None:
+        """Removes what the runtime no longer lists of this network; others have lists of their own.
+
+        An addition that was not complete when it listed may be missing there.
+        """
+        valid = configuration.valid_attachments or frozenset()
+        network = network_word(configuration.name)
         complete = dict(self._state.wired)
         for link in await self._kernel.links():
             if link.attachment is None or complete.get(link.name) != link.ifindex:
                 continue
             key = (link.attachment.container_id, link.attachment.interface)
-            if key in valid:
+            if key in valid or link.attachment.network != network:
                 continue
             async with self._locks.of(key):
                 # Deleted and added again meanwhile: that one is newer than the list.

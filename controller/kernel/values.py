@@ -29,10 +29,14 @@ GATEWAY_V4 = IPv4Address("169.254.1.1")
 GATEWAY_V6 = IPv6Address("fe80::a9fe:101")
 # ifalias is at most 255 bytes (IFALIASZ in linux/if.h counts the closing zero); some are left for tools that copy it.
 ALIAS_LIMIT = 250
+# The network whose configuration list the agent installs: an alias leaves its name out.
+INSTALLED_NETWORK = "podroute"
 
 _OUR_NAME = re.compile(VETH_PREFIX + "[0-9a-f]{11}")
 _ALIAS_FORMAT = "podr1"
 _NO_UID = "-"
+# Characters of a network's name that fit into an alias beside the longest ids.
+_NETWORK_LIMIT = 32
 _WORD = re.compile(r"[!-~]+")
 
 
@@ -114,13 +118,15 @@ class Attachment:
     """One pod interface, in the words of the CNI specification: container id and interface name are its key.
 
     `addresses` are the pod's own, in the order in which they are answered to the runtime; at most one of a family.
-    `pod_uid` is empty if the runtime gave none.
+    `pod_uid` is empty if the runtime gave none. `network` is the configuration that made it, as `network_word` writes it: a
+    runtime collects one network's garbage at a time.
     """
 
     container_id: str
     interface: str
     pod_uid: str
     addresses: tuple[Address, ...]
+    network: str = INSTALLED_NETWORK
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +258,9 @@ def alias_for(attachment: Attachment) -> str:
     Raises ValueError if a part is empty or has spaces or non-ASCII characters, or if the alias would exceed 250 bytes.
     """
     addresses = ",".join(map(str, attachment.addresses))
-    parts = (_ALIAS_FORMAT, attachment.container_id, attachment.interface, attachment.pod_uid or _NO_UID, addresses)
+    parts = [_ALIAS_FORMAT, attachment.container_id, attachment.interface, attachment.pod_uid or _NO_UID, addresses]
+    if attachment.network != INSTALLED_NETWORK:
+        parts.append(attachment.network)
     for part in parts:
         if not _WORD.fullmatch(part):
             raise ValueError(f"interface alias: {part!r} is empty or has characters other than visible ASCII")
@@ -265,11 +273,18 @@ def alias_for(attachment: Attachment) -> str:
 def attachment_in(alias: str) -> Attachment | None:
     """The attachment that an alias keeps, or None if `alias_for` did not write it (missing, foreign, cut off)."""
     parts = alias.split(" ")
-    if len(parts) != 5 or parts[0] != _ALIAS_FORMAT or not all(parts):
+    if len(parts) not in (5, 6) or parts[0] != _ALIAS_FORMAT or not all(parts) or parts[5:] == [INSTALLED_NETWORK]:
         return None
-    _, container_id, interface, pod_uid, listed = parts
+    _, container_id, interface, pod_uid, listed, *network = parts
     try:
         addresses = tuple(ip_address(text) for text in listed.split(","))
     except ValueError:
         return None
-    return Attachment(container_id, interface, "" if pod_uid == _NO_UID else pod_uid, addresses)
+    uid = "" if pod_uid == _NO_UID else pod_uid
+    return Attachment(container_id, interface, uid, addresses, *network)
+
+
+def network_word(name: str) -> str:
+    """A network's name as an alias keeps it: the name, or a digest of one that is long or has other characters."""
+    is_word = _WORD.fullmatch(name) and len(name) <= _NETWORK_LIMIT and not name.startswith("~")
+    return name if is_word else "~" + hashlib.sha256(name.encode()).hexdigest()[:16]

@@ -45,7 +45,7 @@ def up(
     tor: Annotated[str, typer.Option(help="ToR of each rack in turn: frr, bird; none for one segment.")] = "frr,bird",
     cni: Annotated[str, typer.Option(help="podroute, reference (ptp + host-local), or none.")] = "podroute",
     containerd: Annotated[
-        str, typer.Option(help="1: the distribution's; 2: version 2.3, built with Go 1.26.8 or later.")
+        str, typer.Option(help="1: the distribution's; 2: version 2.3, built from its Go module.")
     ] = "1",
     bare: Annotated[
         bool, typer.Option("--bare", help="Install nothing of podroute: nodes wait for `kubectl apply -k manifests/`.")

@@ -80,9 +80,12 @@ CNI_PLUGINS = (
 )
 # For a test of what Prometheus is offered.
 MONITORING = Program("monitoring", "0.314.0", "monitoring", ".")
+# For tests of the plugin by libcni's own tool, with a plugin chained behind it that no lab configures.
+TUNING = Program("tuning", "1.9.1", "cniplugins", f"{_PLUGIN}/meta/tuning")
 CNITOOL = Program("cnitool", "1.3.0", "cniplugins", "github.com/containernetworking/cni/cnitool")
+FOR_TESTS = (MONITORING, TUNING, CNITOOL)
 CONTAINERD_2 = tuple(
-    Program(name, "2.3.7", "containerd", f"{_CONTAINERD}/{name}")
+    Program(name, "2.3.5", "containerd", f"{_CONTAINERD}/{name}")
     for name in ("containerd", "containerd-shim-runc-v2", "ctr")
 )
 

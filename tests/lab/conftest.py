@@ -62,10 +62,13 @@ WITH_LABS_OF_THEIR_OWN = (
     "test_lab_itself",
     "test_lab_routers",
     "test_node_mesh",
+    "test_containerd_2",
     "test_installed",
     "test_metrics",
     "test_upgrade",
     "test_lab_commands",
+    # The last one of the installed lab: podroute comes back there without its demo.
+    "test_uninstall",
 )
 
 

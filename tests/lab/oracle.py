@@ -39,10 +39,10 @@ def node_veths(lab: Lab, node: str) -> list[tuple[str, str, list[str]]]:
     found = []
     for link in links:
         if link["ifname"].startswith("podr"):
+            # The name of a network other than the installed one stands at the end.
             words = link.get("ifalias", "").split(" ")
-            found.append(
-                (link["ifname"], words[3] if len(words) == 5 else "", words[4].split(",") if len(words) == 5 else [])
-            )
+            uid, addresses = (words[3], words[4].split(",")) if len(words) in (5, 6) else ("", [])
+            found.append((link["ifname"], uid, addresses))
     return found
 
 

@@ -106,7 +106,9 @@ class Node:
         self.state.plan = plan_node(self.state.snapshot, Local((), self.state.ledger.occupied, Surroundings()))
         self.state.blocks_changed.ring()
 
-    async def ask(self, command: Command, container: str = "c1", **configuration: object) -> Success | None:
+    async def ask(
+        self, command: Command, container: str = "c1", network: str = "podroute", **configuration: object
+    ) -> Success | None:
         request = Request(
             command=command,
             container_id=container,
@@ -114,7 +116,7 @@ class Node:
             netns="/run/netns/x",
             netns_fd=9,
             pod=Pod("default", "web", "uid"),
-            configuration=Configuration("1.1.0", "podroute", **configuration),
+            configuration=Configuration("1.1.0", network, **configuration),
         )
         return await self.attachments.handle(request)
 
@@ -468,6 +470,20 @@ def test_collection_removes_what_the_runtime_no_longer_lists_and_nothing_else(no
         await node.ask(Command.GC, valid_attachments=frozenset({("c2", "eth0")}))
         assert {attachment.container_id for attachment in node.kernel.wired.values()} == {"c2"}
         assert {key[0] for key in node.state.ledger.used.values()} == {"c2"}
+
+    run(story())
+
+
+def test_collection_of_one_network_leaves_the_pods_of_others_alone(node: Node) -> None:
+    async def story() -> None:
+        await node.ask(Command.ADD, "c1")
+        await node.ask(Command.ADD, "c2", network="another")
+        await node.ask(Command.GC, network="third", valid_attachments=frozenset())
+        assert {key[0] for key in node.state.ledger.used.values()} == {"c1", "c2"}
+        await node.ask(Command.GC, network="another", valid_attachments=frozenset())
+        assert {key[0] for key in node.state.ledger.used.values()} == {"c1"}
+        await node.ask(Command.GC, valid_attachments=frozenset())
+        assert node.kernel.wired == {}
 
     run(story())
 

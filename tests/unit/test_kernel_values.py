@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controller.cni.install import PLUGIN
 from controller.kernel.values import (
     ALIAS_LIMIT,
+    INSTALLED_NETWORK,
     Attachment,
     NextHop,
     PodLink,
@@ -21,6 +23,7 @@ from controller.kernel.values import (
     is_our_name,
     is_satisfied,
     mac_addresses,
+    network_word,
     pod_routes,
     route_changes,
 )
@@ -108,9 +111,10 @@ addresses = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6))
 words = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=64)
 
 
-@given(words, words, st.lists(addresses, min_size=1, max_size=2).map(tuple))
-def test_an_alias_gives_back_the_attachment(container_id: str, uid: str, own: tuple[object, ...]) -> None:
-    attachment = Attachment(container_id, "eth0", "" if uid == "-" else uid, own)  # type: ignore[arg-type]
+@given(words, words, st.lists(addresses, min_size=1, max_size=2).map(tuple), st.one_of(st.just("podroute"), st.text()))
+def test_an_alias_gives_back_the_attachment(container_id: str, uid: str, own: tuple[object, ...], network: str) -> None:
+    word = network_word(network)
+    attachment = Attachment(container_id, "eth0", "" if uid == "-" else uid, own, word)  # type: ignore[arg-type]
     alias = alias_for(attachment)
     assert attachment_in(alias) == attachment
     assert len(alias) <= ALIAS_LIMIT
@@ -118,7 +122,15 @@ def test_an_alias_gives_back_the_attachment(container_id: str, uid: str, own: tu
 
 def test_the_longest_ids_of_kubernetes_fit_into_an_alias() -> None:
     longest = (ip_address("255.255.255.255"), ip_address("ffff:" * 7 + "ffff"))
-    assert len(alias_for(Attachment("f" * 64, "x" * 15, "f" * 36, longest))) <= ALIAS_LIMIT
+    assert len(alias_for(Attachment("f" * 64, "x" * 15, "f" * 36, longest, network_word("n" * 32)))) <= ALIAS_LIMIT
+    assert len(network_word("n" * 33)) < 32
+
+
+def test_networks_are_told_apart_by_what_an_alias_keeps_of_their_names() -> None:
+    names = ("podroute", "other", "n" * 33, "n" * 34, "ünicode", "two words", "", network_word("ünicode"))
+    assert len({network_word(name) for name in names}) == len(names)
+    assert network_word(PLUGIN) == INSTALLED_NETWORK
+    assert alias_for(Attachment("c", "eth0", "u", (ip_address("10.0.0.1"),))) == "podr1 c eth0 u 10.0.0.1"
 
 
 @given(st.one_of(st.text(max_size=300), words.map(lambda word: f"podr1 {word} eth0 - {word}")))
