@@ -15,13 +15,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from chaos_faults import CONTROL, FAULTS, Cost, Fault
 from chaos_outcome import Outcome, document, row
-from faults import HOLD_TIME_S, all_established, has_said_all
+from faults import HOLD_TIME_S, all_established, has_said_all, sessions_of
 from oracle import wrong
 from router_tables import RouteWatch, node_blocks, pod_table, session_marks
 from seen_source import place_of
+from told import findings
 from traffic import Place, Traffic
 from workloads import Pod, eventually, pods_on
 
@@ -88,14 +90,9 @@ def suffer(lab: Lab, flows: Sequence[Flow], fault: Fault, victim: str) -> Outcom
     with ExitStack() as stack:
         watches = {router: stack.enter_context(RouteWatch(lab, [router])) for router in lab.topology.router_names}
         traffic = stack.enter_context(Traffic([flow.ends for flow in flows]))
-        undo = fault.cause(lab, victim)
-        undo()
-        since = time.monotonic()
-        is_healed = _await_well(lab)
-        healed = time.monotonic() - since
-        # A session whose keepalives ended falls only now, and what routers kept for it goes.
-        time.sleep(HOLD_TIME_S + 1)
-        is_healed = is_healed and _await_well(lab)
+        with fault.cause(lab, victim):
+            pass
+        healed = _healing(lab)
     own = {label for flow in flows if victim in flow.machines for label in flow.labels}
     reset = [name for name, mark in sorted(_marks(lab).items()) if before.get(name) != mark]
     return Outcome(
@@ -107,21 +104,29 @@ def suffer(lab: Lab, flows: Sequence[Flow], fault: Fault, victim: str) -> Outcom
         reset=[name for name in reset if is_of(lab.topology, victim, name)],
         reset_of_others=[name for name in reset if not is_of(lab.topology, victim, name)],
         withdrawn={router: len(watch.dropped) for router, watch in watches.items()},
-        healed=healed if is_healed else None,
+        healed=healed,
         wrong=[
             *traffic.troubles(set() if fault.cost is Cost.NOTHING else own),
             *(f"{kind}: {what}" for kind, what in sorted(wrong(lab))),
+            *(f"check: {each['kind']}: {each['object']}: {each['message']}" for each in findings(lab)),
         ],
     )
 
 
-def _await_well(lab: Lab) -> bool:
-    """Whether all is well within HEAL_S."""
+def _healing(lab: Lab) -> float | None:
+    """Seconds until all is well for good; None if it is not within HEAL_S."""
+    since = time.monotonic()
     try:
         eventually(lambda: is_well(lab), HEAL_S, "all is well")
+        healed = time.monotonic() - since
+        # A session whose keepalives ended falls only now, and what routers kept for it goes.
+        time.sleep(HOLD_TIME_S + 1)
+        if is_well(lab):
+            return healed
+        eventually(lambda: is_well(lab), HEAL_S, "all is well again")
     except AssertionError:
-        return False
-    return True
+        return None
+    return time.monotonic() - since
 
 
 def is_well(lab: Lab) -> bool:
@@ -135,9 +140,22 @@ def is_well(lab: Lab) -> bool:
             and all_established(lab, lab.topology.tor_names)
             and all(has_said_all(lab, node) for node in nodes)
             and lab.kubectl("get", "--raw", "/readyz") == "ok"
+            and all(is_synced(each) for each in networks(lab))
+            and lab.get("clusternetwork", "default")["spec"]["pools"] != []
             and all(_pod_prefixes(lab, router) == set(node_blocks(lab)) for router in lab.topology.router_names)
         )
     return False
+
+
+def networks(lab: Lab) -> list[dict[str, Any]]:
+    """Every node's NodeNetwork. Raises LabError if one is missing."""
+    return [lab.get("nodenetwork", node) for node in lab.topology.node_names]
+
+
+def is_synced(network: dict[str, Any]) -> bool:
+    """Whether the node's kernel and speaker are as planned, by its own word."""
+    conditions = network.get("status", {}).get("conditions", [])
+    return any(each["type"] == "Synced" and each["status"] == "True" for each in conditions)
 
 
 def _pod_prefixes(lab: Lab, router: str) -> set[str]:
@@ -150,11 +168,9 @@ def _marks(lab: Lab) -> dict[tuple[str, str], str]:
 
 
 def is_of(shape: Topology, victim: str, session: tuple[str, str]) -> bool:
-    """Whether a session is one of the victim's; FRR names it by the node's address, BIRD by node and family."""
+    """Whether a session is one of the victim's."""
     tor, name = session
-    if victim not in shape.node_names:
-        return victim == tor
-    return name in {*shape.addresses(victim), f"{victim}_v4", f"{victim}_v6"}
+    return name in sessions_of(shape, victim) if victim in shape.node_names else victim == tor
 
 
 def run(lab: Lab, seed: int, count: int) -> Iterator[Outcome]:
@@ -201,9 +217,10 @@ def main() -> int:
         for outcome in run(lab, given.seed, given.count):
             outcomes.append(outcome)
             print(row(outcome), flush=True)
-    if given.table:
+    is_complete = len(outcomes) > given.count
+    if given.table and is_complete:
         given.table.write_text(document(given.seed, outcomes))
-    return int(len(outcomes) <= given.count or any(outcome.excess for outcome in outcomes))
+    return int(not is_complete or any(outcome.excess for outcome in outcomes))
 
 
 if __name__ == "__main__":

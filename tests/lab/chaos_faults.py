@@ -1,25 +1,26 @@
 """The faults of the chaos run, each with what it may cost (DESIGN.md, faults). Called by `chaos`.
 
-A fault is caused on a victim, and undone by what `cause` gives back. The victims are the machines that it may hit.
+A fault is caused on a victim by entering what `cause` gives, and taken back by leaving it, also when a run is broken off. The
+victims are the machines that it may hit.
 """
 
-import json
+import os
 import signal
-import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from enum import Enum
 
 import msgspec
-from faults import speaker_pid
+from faults import HOLD_TIME_S, speaker_pid
+from oracle import node_veths
 from router_tables import node_blocks
 
 from controller.lab.cluster import Lab
 from controller.lab.podroute import kubeconfig_path, processes_on
 
-Undo = Callable[[], None]
-Cause = Callable[[Lab, str], Undo]
+Cause = Callable[[Lab, str], AbstractContextManager[None]]
 
 # Seconds for which a process gets no time: less than the hold time.
 FROZEN_S = 5.0
@@ -34,7 +35,7 @@ class Cost(Enum):
 
     NOTHING = "nothing"
     REPAIR = f"the victim's own, for {REPAIR_S:g} s"
-    OWN = "the victim's own"
+    OWN = f"the victim's own, for {HOLD_TIME_S} s"
     LOSS = "the victim's own, and some must be lost: the control"
 
 
@@ -65,16 +66,13 @@ class Fault:
     withdraws: bool = False
 
 
-def nothing_to_undo() -> None:
-    """It heals by itself."""
-
-
 def killed(process: str) -> Cause:
     """kill -9; the machine's supervisor starts it again."""
 
-    def cause(lab: Lab, victim: str) -> Undo:
+    @contextmanager
+    def cause(lab: Lab, victim: str) -> Iterator[None]:
         lab.kill(victim, process)
-        return nothing_to_undo
+        yield
 
     return cause
 
@@ -82,10 +80,14 @@ def killed(process: str) -> Cause:
 def frozen(process: str) -> Cause:
     """It gets no time for a while."""
 
-    def cause(lab: Lab, victim: str) -> Undo:
+    @contextmanager
+    def cause(lab: Lab, victim: str) -> Iterator[None]:
         lab.kill(victim, process, signal.SIGSTOP)
-        time.sleep(FROZEN_S)
-        return lambda: lab.kill(victim, process, signal.SIGCONT)
+        try:
+            time.sleep(FROZEN_S)
+            yield
+        finally:
+            lab.kill(victim, process, signal.SIGCONT)
 
     return cause
 
@@ -93,9 +95,10 @@ def frozen(process: str) -> Cause:
 def speaker_killed(part: str) -> Cause:
     """kill -9 of one of the speaker's three processes."""
 
-    def cause(lab: Lab, victim: str) -> Undo:
-        subprocess.run(["kill", "-9", str(speaker_pid(lab, victim, part))], check=True)
-        return nothing_to_undo
+    @contextmanager
+    def cause(lab: Lab, victim: str) -> Iterator[None]:
+        os.kill(speaker_pid(lab, victim, part), signal.SIGKILL)
+        yield
 
     return cause
 
@@ -103,120 +106,134 @@ def speaker_killed(part: str) -> Cause:
 def speaker_frozen(part: str) -> Cause:
     """One of the speaker's three processes gets no time for a while."""
 
-    def cause(lab: Lab, victim: str) -> Undo:
-        pid = str(speaker_pid(lab, victim, part))
-        subprocess.run(["kill", "-STOP", pid], check=True)
-        time.sleep(FROZEN_S)
-        return lambda: subprocess.run(["kill", "-CONT", pid], check=True) and None
+    @contextmanager
+    def cause(lab: Lab, victim: str) -> Iterator[None]:
+        pid = speaker_pid(lab, victim, part)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            time.sleep(FROZEN_S)
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
     return cause
 
 
-def bgp_killed(lab: Lab, router: str) -> Undo:
+def bgp_killed(lab: Lab, router: str) -> AbstractContextManager[None]:
     """The routing daemon, whichever the router has."""
     return killed("bird" if lab.is_bird(router) else "bgpd")(lab, router)
 
 
-def uplink_cut(lab: Lab, node: str) -> Undo:
+def uplink_cut(lab: Lab, node: str) -> AbstractContextManager[None]:
     """No carrier at the node's uplink: the far end, a port of the rack's bridge, is down."""
     return _port_down(lab, f"rack{lab.topology.rack_of(node)}", node)
 
 
-def fabric_cut(lab: Lab, tor: str) -> Undo:
+def fabric_cut(lab: Lab, tor: str) -> AbstractContextManager[None]:
     """No carrier between a ToR and the spine."""
     return _port_down(lab, "spine", tor)
 
 
-def _port_down(lab: Lab, place: str, port: str) -> Undo:
+@contextmanager
+def _port_down(lab: Lab, place: str, port: str) -> Iterator[None]:
     # An interface that is set down loses its IPv6 addresses otherwise; here it is its far end's carrier that is meant.
     lab.netns_exec(place, ["sysctl", "-qw", f"net.ipv6.conf.{port}.keep_addr_on_down=1"])
     lab.netns_exec(place, ["ip", "link", "set", port, "down"])
-    time.sleep(CUT_S)
-    return lambda: lab.netns_exec(place, ["ip", "link", "set", port, "up"]) and None
+    try:
+        time.sleep(CUT_S)
+        yield
+    finally:
+        lab.netns_exec(place, ["ip", "link", "set", port, "up"])
 
 
-def flushed(*words: str) -> Cause:
-    """Our routes that match are deleted by hand, in both families."""
+def by_hand(change: Callable[[Lab, str], None]) -> Cause:
+    """Somebody changes something once; nobody takes it back."""
 
-    def cause(lab: Lab, node: str) -> Undo:
-        for family in ("-4", "-6"):
-            lab.netns_exec(node, ["ip", family, "route", "flush", "proto", "179", *words])
-        return nothing_to_undo
+    @contextmanager
+    def cause(lab: Lab, victim: str) -> Iterator[None]:
+        change(lab, victim)
+        yield
 
     return cause
 
 
-def pod_routes_deleted(lab: Lab, node: str) -> Undo:
+def flushed(*words: str) -> Callable[[Lab, str], None]:
+    """Our routes that match are deleted, in both families."""
+
+    def change(lab: Lab, node: str) -> None:
+        for family in ("-4", "-6"):
+            lab.netns_exec(node, ["ip", family, "route", "flush", "proto", "179", *words])
+
+    return change
+
+
+def pod_routes_deleted(lab: Lab, node: str) -> None:
     """Of every pod at once."""
-    for device in _veths(lab, node):
+    for device, _, _ in node_veths(lab, node):
         flushed("dev", device)(lab, node)
-    return nothing_to_undo
 
 
-def neighbours_deleted(lab: Lab, node: str) -> Undo:
+def neighbours_deleted(lab: Lab, node: str) -> None:
     """The permanent entries of every pod."""
-    for device in _veths(lab, node):
+    for device, _, _ in node_veths(lab, node):
         lab.netns_exec(node, ["ip", "neigh", "flush", "dev", device, "nud", "permanent"])
-    return nothing_to_undo
 
 
-def veths_flapped(lab: Lab, node: str) -> Undo:
+def veths_flapped(lab: Lab, node: str) -> None:
     """Every pod's host end."""
-    for device in _veths(lab, node):
+    for device, _, _ in node_veths(lab, node):
         for state in ("down", "up"):
             lab.netns_exec(node, ["ip", "link", "set", device, state])
-    return nothing_to_undo
 
 
-def table_deleted(lab: Lab, node: str) -> Undo:
+def table_deleted(lab: Lab, node: str) -> None:
     """Our nftables table."""
     lab.netns_exec(node, ["nft", "delete", "table", "inet", "podroute"])
-    return nothing_to_undo
 
 
-def network_deleted(lab: Lab, node: str) -> Undo:
-    """The node's NodeNetwork, by hand."""
+def network_deleted(lab: Lab, node: str) -> None:
+    """The node's NodeNetwork."""
     lab.kubectl("delete", "nodenetwork", node, "--wait=false")
-    return nothing_to_undo
 
 
-def cluster_network_deleted(lab: Lab, _: str) -> Undo:
-    """The ClusterNetwork, by hand."""
+def cluster_network_deleted(lab: Lab, _: str) -> None:
+    """The ClusterNetwork."""
     lab.kubectl("delete", "clusternetwork", "default", "--wait=false")
-    return nothing_to_undo
 
 
-def block_deleted(lab: Lab, node: str) -> Undo:
-    """One of the node's IPBlocks, by hand, with the operator's rights, since nobody else may."""
+def block_deleted(lab: Lab, node: str) -> None:
+    """One of the node's IPBlocks, with the operator's rights, since nobody else may."""
     cidr = min(cidr for cidr, owner in node_blocks(lab).items() if owner == node)
     name = next(each["metadata"]["name"] for each in lab.get("ipblocks")["items"] if each["spec"]["cidr"] == cidr)
     config = str(kubeconfig_path(lab.machine("cp").folder, "operator"))
     lab.kubectl("--kubeconfig", config, "delete", "ipblock", name, "--wait=false")
-    return nothing_to_undo
 
 
-def rival_operator(lab: Lab, victim: str) -> Undo:
+@contextmanager
+def rival_operator(lab: Lab, victim: str) -> Iterator[None]:
     """A second operator runs beside the first, which dies in the middle of it."""
     machine = lab.machine(victim)
     (spec,) = processes_on(victim, machine.folder, "")
     lab.start(victim, msgspec.structs.replace(spec, name="rival"))
-    time.sleep(FROZEN_S)
-    lab.kill(victim, "operator")
-    time.sleep(FROZEN_S)
-    return lambda: machine.stop("rival")
+    try:
+        time.sleep(FROZEN_S)
+        lab.kill(victim, "operator")
+        time.sleep(FROZEN_S)
+        yield
+    finally:
+        machine.stop("rival")
 
 
-def routes_deleted_while_nobody_repairs(lab: Lab, node: str) -> Undo:
+@contextmanager
+def routes_deleted_while_nobody_repairs(lab: Lab, node: str) -> Iterator[None]:
     """The control: here packets must be lost."""
     lab.kill(node, "agent", signal.SIGSTOP)
-    pod_routes_deleted(lab, node)
-    time.sleep(CUT_S)
-    return lambda: lab.kill(node, "agent", signal.SIGCONT)
-
-
-def _veths(lab: Lab, node: str) -> list[str]:
-    links = json.loads(lab.netns_exec(node, ["ip", "-j", "link", "show", "type", "veth"]))
-    return [link["ifname"] for link in links if link["ifname"].startswith("podr")]
+    try:
+        pod_routes_deleted(lab, node)
+        time.sleep(CUT_S)
+        yield
+    finally:
+        lab.kill(node, "agent", signal.SIGCONT)
 
 
 _NODE, _TOR, _SPINE, _PLANE = Machines.NODE, Machines.TOR, Machines.SPINE, Machines.CONTROL_PLANE
@@ -235,15 +252,15 @@ FAULTS = (
     ),
     *(Fault(f"{name} frozen", _PLANE, frozen(name)) for name in ("operator", "kube-apiserver", "etcd")),
     Fault("two operators at once", _PLANE, rival_operator),
-    Fault("NodeNetwork deleted", _NODE, network_deleted),
-    Fault("IPBlock deleted", _NODE, block_deleted),
-    Fault("ClusterNetwork deleted", _PLANE, cluster_network_deleted),
-    Fault("pod routes deleted", _NODE, pod_routes_deleted, Cost.REPAIR),
-    Fault("learned routes deleted", _NODE, flushed("dev", "eth0"), Cost.REPAIR),
-    Fault("block routes deleted", _NODE, flushed("type", "unreachable")),
-    Fault("pods' neighbours deleted", _NODE, neighbours_deleted, Cost.REPAIR),
-    Fault("pods' links down and up", _NODE, veths_flapped, Cost.REPAIR),
-    Fault("nft table deleted", _NODE, table_deleted),
+    Fault("NodeNetwork deleted", _NODE, by_hand(network_deleted)),
+    Fault("IPBlock deleted", _NODE, by_hand(block_deleted)),
+    Fault("ClusterNetwork deleted", _PLANE, by_hand(cluster_network_deleted)),
+    Fault("pod routes deleted", _NODE, by_hand(pod_routes_deleted), Cost.REPAIR),
+    Fault("learned routes deleted", _NODE, by_hand(flushed("dev", "eth0")), Cost.REPAIR),
+    Fault("block routes deleted", _NODE, by_hand(flushed("type", "unreachable"))),
+    Fault("pods' neighbours deleted", _NODE, by_hand(neighbours_deleted), Cost.REPAIR),
+    Fault("pods' links down and up", _NODE, by_hand(veths_flapped), Cost.REPAIR),
+    Fault("nft table deleted", _NODE, by_hand(table_deleted)),
     Fault(f"uplink down for {CUT_S:g} s", _NODE, uplink_cut, Cost.OWN),
     Fault("ToR's BGP daemon killed", _TOR, bgp_killed, Cost.OWN, resets=True, withdraws=True),
     Fault(f"ToR's link to the spine down for {CUT_S:g} s", _TOR, fabric_cut, Cost.OWN, withdraws=True),

@@ -4,6 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from chaos_faults import REPAIR_S, Cost, Fault
+from faults import HOLD_TIME_S
+
+# Seconds of loss that a cost allows the victim's own flows.
+LONGEST_GAP_S = {Cost.REPAIR: REPAIR_S, Cost.OWN: float(HOLD_TIME_S)}
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,9 @@ class Outcome:
         cost, found = self.fault.cost, []
         if cost is Cost.NOTHING and self.lost:
             found.append(f"{self.lost} packets lost, for {self.gap:.2f} s")
-        if cost is Cost.REPAIR and self.gap > REPAIR_S:
-            found.append(f"a gap of {self.gap:.2f} s, more than {REPAIR_S:g} s")
+        longest = LONGEST_GAP_S.get(cost, self.gap)
+        if self.gap > longest:
+            found.append(f"a gap of {self.gap:.2f} s, more than {longest:g} s")
         if cost is Cost.LOSS and not self.lost:
             found.append("no packet lost: the probe is blind")
         if self.lost_by_others:
@@ -83,7 +88,7 @@ and a stream, IPv4 and IPv6, run both ways between pods of one rack, between pod
 host, while one fault after the other is caused. A flow is the victim's own if it ends on it or must cross it; packets lost and the
 longest gap are those of its own flows, and no fault may cost others a packet. Sessions are those of the nodes with their ToRs.
 Routes withdrawn are pod routes that went from the routers' own kernels. After each fault the lab is compared with the oracle,
-which uses `kubectl`, `ip`, `vtysh` and `birdc` alone.
+which uses `kubectl`, `ip`, `vtysh` and `birdc` alone, and with `podroute check`.
 
 {rows}
 

@@ -13,6 +13,7 @@ from workloads import Pod, eventually
 from controller.lab.cluster import Lab
 from controller.lab.machine import read_spec
 from controller.lab.podroute import ensure_plugin, processes_on
+from controller.lab.topology import Topology
 
 HOLD_TIME_S = 9
 
@@ -60,9 +61,14 @@ def _is_whole(mark: str) -> bool:
     return state == "Established" and bool(connection)
 
 
+def sessions_of(shape: Topology, node: str) -> set[str]:
+    """How routers name their sessions with a node: FRR by the address, BIRD by node and family."""
+    return {*shape.addresses(node), f"{node}_v4", f"{node}_v6"}
+
+
 def _of_others(lab: Lab, nodes: Sequence[str], marks: Mapping[str, str]) -> dict[str, str]:
-    """The marks of sessions with other nodes; FRR names a session by the address, BIRD by node and family."""
-    own = {name for node in nodes for name in (*lab.topology.addresses(node), f"{node}_v4", f"{node}_v6")}
+    """The marks of sessions with other nodes."""
+    own = {name for node in nodes for name in sessions_of(lab.topology, node)}
     return {name: mark for name, mark in marks.items() if name not in own}
 
 

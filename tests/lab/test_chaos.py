@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 from chaos import chosen, run
-from chaos_faults import CONTROL, FAULTS, REPAIR_S, Cost, Fault, Machines, nothing_to_undo
+from chaos_faults import CONTROL, FAULTS, REPAIR_S, Cost, Fault, Machines, by_hand
 from chaos_outcome import Outcome, document
+from faults import HOLD_TIME_S
 
 from controller.lab.cluster import Lab
 
@@ -29,7 +30,7 @@ def test_a_long_run_has_every_fault_and_its_seed_decides_all() -> None:
 
 
 def outcome(cost: Cost, **more: object) -> Outcome:
-    fault = Fault("a fault", Machines.NODE, lambda *_: nothing_to_undo, cost)
+    fault = Fault("a fault", Machines.NODE, by_hand(lambda *_: None), cost)
     good = Outcome(fault, "n0", 0, 0, 0.0, (), (), {"tor0": 0}, 1.0)
     return replace(good, **more)  # type: ignore[arg-type]
 
@@ -39,7 +40,8 @@ def test_what_a_fault_costs_beyond_its_price_is_an_excess() -> None:
     assert outcome(Cost.NOTHING, lost=1).excess
     assert not outcome(Cost.REPAIR, lost=9, gap=REPAIR_S).excess
     assert outcome(Cost.REPAIR, lost=9, gap=REPAIR_S + 0.1).excess
-    assert not outcome(Cost.OWN, lost=9, gap=20.0).excess
+    assert not outcome(Cost.OWN, lost=9, gap=float(HOLD_TIME_S)).excess
+    assert outcome(Cost.OWN, lost=9, gap=HOLD_TIME_S + 0.1).excess
     assert not outcome(Cost.LOSS, lost=1).excess
     assert outcome(Cost.LOSS).excess
     for cost in Cost:
@@ -66,4 +68,4 @@ def test_the_table_has_a_line_for_each_fault_and_says_what_was_too_much() -> Non
     assert "seed 7" in text
     assert "| a fault | n0 | nothing | 3 | 0.25 | 0 | none | 1.0 |" in text
     assert "**too much**: 3 packets lost, for 0.25 s" in text
-    assert "| a fault | n0 | the victim's own | 0 | - | 0 | none | 1.0 |" in text
+    assert "| a fault | n0 | the victim's own, for 9 s | 0 | - | 0 | none | 1.0 |" in text
