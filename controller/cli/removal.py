@@ -128,14 +128,15 @@ class Removal:
 
     async def _delete_all(self, collection: Collection) -> None:
         for raw in (await self.api.list(collection, label_selector=OURS)).items:
-            metadata = raw["metadata"]
-            await _absent(self.api.delete(collection, metadata["name"], namespace=metadata.get("namespace", "")))
+            name, namespace = raw["metadata"]["name"], raw["metadata"].get("namespace", "")
+            if raw["metadata"].get("finalizers"):
+                await _absent(self.api.patch(collection, _freed(name)))
+            await _absent(self.api.delete(collection, name, namespace=namespace))
 
     async def _free_pools(self) -> None:
         listed = await _absent(self.api.list(collection_of(IPPool)))
         for raw in listed.items if listed else ():
-            name = raw["metadata"]["name"]
-            await _absent(self.api.patch(collection_of(IPPool), {"metadata": {"name": name, "finalizers": None}}))
+            await _absent(self.api.patch(collection_of(IPPool), _freed(raw["metadata"]["name"])))
 
     async def _pods_left(self, component: str) -> str:
         labels = f"app.kubernetes.io/name=podroute,app.kubernetes.io/component={component}"
@@ -181,6 +182,11 @@ async def is_installed(api: Api) -> bool:
     if await kinds_of_ours(api) or await _absent(api.get(collection_of(Namespace), NAMESPACE)) is not None:
         return True
     return any([(await api.list(collection, label_selector=OURS)).items for collection in RIGHTS])
+
+
+def _freed(name: str) -> dict[str, Any]:
+    """The patch that takes an object's finalizers away."""
+    return {"metadata": {"name": name, "finalizers": None}}
 
 
 async def _names(listed: Awaitable[Iterable[Raw]]) -> str:
