@@ -266,7 +266,12 @@ class Attachments:
 
         An addition that was not complete when it listed may be missing there.
         """
-        valid = configuration.valid_attachments or frozenset()
+        valid = configuration.valid_attachments
+        if valid is None:
+            log.warning(
+                "GC of network %s without a list of valid attachments: nothing is collected", configuration.name
+            )
+            return
         network = network_word(configuration.name)
         complete = dict(self._state.wired)
         for link in await self._kernel.links():

@@ -52,7 +52,8 @@ class Pod:
 class Configuration:
     """The network configuration on standard input. `annotations` are the pod's, through the runtime's capability.
 
-    `valid_attachments` are (container id, interface) pairs that GC must keep; None unless the operation is GC.
+    `valid_attachments` are (container id, interface) pairs that GC must keep; None unless the operation is GC and
+    the runtime lists them.
     """
 
     cni_version: str
@@ -227,13 +228,12 @@ def _prev_result(command: Command, document: dict[str, Any]) -> dict[str, Any] |
     return previous
 
 
-def _valid_attachments(document: dict[str, Any]) -> frozenset[tuple[str, str]]:
-    # Without the list every pod's interface would look abandoned: it is never taken as empty.
+def _valid_attachments(document: dict[str, Any]) -> frozenset[tuple[str, str]] | None:
+    # Without the list every pod's interface would look abandoned: it is never taken as empty. libcni calls so for cnitool, after
+    # it has deleted by itself what it knew of.
     listed = _field(document, VALID_ATTACHMENTS, list, None)
     if listed is None:
-        raise _bad_field(
-            VALID_ATTACHMENTS, None, "is missing", "list the attachments that are in use; [] if there are none"
-        )
+        return None
     pairs = set()
     for position, entry in enumerate(listed):
         parent = f"{VALID_ATTACHMENTS}[{position}]"

@@ -220,7 +220,7 @@ CNI = {
     "DEL without container id": _call(4, "CNI_CONTAINERID", "''", "use letters"),
     "DEL without interface name": _call(4, "CNI_IFNAME", "''", "eth0"),
     "unknown operation": _call(4, "CNI_COMMAND", "'UPDATE'", "ADD, DEL, CHECK"),
-    "GC without a list": _call(7, "cni.dev/valid-attachments", "is missing", "list the attachments"),
+    "GC with a list of names": _call(7, "cni.dev/valid-attachments[0]", '"bad-input"', '"containerID"'),
     "CHECK of the unknown": _call(3, "eth0", "bad-input", "call ADD first", "container bad-input"),
     "ADD twice": _call(100, "interface eth0", "ADD came twice", "call DEL before ADD", "container bad-input"),
     "agent away": _call(11, "the podroute agent", "does not answer", "wait until it runs on this node, or see its log"),

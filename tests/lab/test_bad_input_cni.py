@@ -74,7 +74,7 @@ CALLS = {
     "DEL without container id": Bad(variables=(("containerid", ""),), command="DEL"),
     "DEL without interface name": Bad(variables=(("ifname", ""),), command="DEL"),
     "unknown operation": Bad(command="UPDATE"),
-    "GC without a list": Bad(command="GC"),
+    "GC with a list of names": Bad(configuration(**{"cni.dev/valid-attachments": ["bad-input"]}), command="GC"),
     "CHECK of the unknown": Bad(configuration(prevResult={"cniVersion": "1.1.0"}), command="CHECK"),
 }
 

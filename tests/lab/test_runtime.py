@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from refused_inputs import body
-from workloads import Pod, apply, await_no_other_pools, eventually, pod_manifest, pods
+from workloads import Pod, apply, await_no_other_pools, eventually, pod_manifest, pods, pods_on
 
 from controller.lab.cluster import Lab
 
@@ -131,3 +131,24 @@ def test_a_bandwidth_annotation_shapes_the_pods_link(lab: Lab, served: Pod) -> N
     shaped = lab.netns_exec(served.node, ["tc", "qdisc", "show", "dev", veth])
     assert "tbf" in shaped
     assert "rate 20Mbit" in shaped
+
+
+def rate(lab: Lab, sender: Pod, receiver: Pod) -> float:
+    """bit/s that arrive, once what the runtime allows as a first burst (512 MiB) is through."""
+    address = receiver.addresses[0]
+    server = subprocess.Popen([*receiver.place.enter, "iperf3", "-s", "-1", "-B", address], stdout=subprocess.DEVNULL)
+    try:
+        listens = [*receiver.place.enter, "ss", "-Hltn", "sport", "=", ":5201"]
+        eventually(lambda: subprocess.run(listens, capture_output=True, check=True).stdout, 10, "iperf3 listens")
+        asked = [*sender.place.enter, "iperf3", "-J", "-c", address, "--omit", "4", "--time", "2"]
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=40, check=True)
+    finally:
+        server.kill()
+        server.wait()
+    return float(json.loads(done.stdout)["end"]["sum_received"]["bits_per_second"])
+
+
+def test_the_rate_of_a_bandwidth_annotation_is_held_and_the_other_direction_is_free(lab: Lab, served: Pod) -> None:
+    with pods_on(lab, [lab.topology.node_names[1]], "unlimited") as (other,):
+        assert 10e6 < rate(lab, other, served) < 22e6
+        assert rate(lab, served, other) > 60e6

@@ -467,6 +467,8 @@ def test_collection_removes_what_the_runtime_no_longer_lists_and_nothing_else(no
     async def story() -> None:
         for container in ("c1", "c2", "c3"):
             await node.ask(Command.ADD, container)
+        await node.ask(Command.GC, valid_attachments=None)
+        assert len(node.kernel.wired) == 3
         await node.ask(Command.GC, valid_attachments=frozenset({("c2", "eth0")}))
         assert {attachment.container_id for attachment in node.kernel.wired.values()} == {"c2"}
         assert {key[0] for key in node.state.ledger.used.values()} == {"c2"}

@@ -65,6 +65,7 @@ def test_a_collection_has_what_is_to_be_kept() -> None:
     assert got.configuration.valid_attachments == {("c0ffee", "eth0")}
     none = request({"CNI_COMMAND": "GC"}, **{"cni.dev/valid-attachments": []})
     assert none.configuration.valid_attachments == frozenset()
+    assert request({"CNI_COMMAND": "GC"}).configuration.valid_attachments is None
 
 
 @pytest.mark.parametrize("command", ["STATUS", "VERSION"])
@@ -173,7 +174,7 @@ def test_a_check_without_the_result_of_the_addition_is_refused() -> None:
         request({"CNI_COMMAND": "CHECK"})
 
 
-@pytest.mark.parametrize("listed", [None, {}, ["c0ffee"], [{"containerID": "c0ffee"}], [{**ATTACHMENT, "ifname": 1}]])
+@pytest.mark.parametrize("listed", [{}, ["c0ffee"], [{"containerID": "c0ffee"}], [{**ATTACHMENT, "ifname": 1}]])
 def test_a_collection_without_a_good_list_is_refused_rather_than_taken_as_empty(listed: object) -> None:
     with pytest.raises(CniError, match=re.escape("cni.dev/valid-attachments")) as caught:
         request({"CNI_COMMAND": "GC"}, **{"cni.dev/valid-attachments": listed})
