@@ -74,8 +74,8 @@ def bring_up(wanted: Wanted, report: Report) -> LabState:
         check_host(topology, int(INOTIFY_LIMIT.read_text()))
         ensure_packages(report)
         programs = lab_programs.ensure_programs(programs_for(wanted), report)
-        by_manifests = wanted.cni == "podroute" and not wanted.processes
-        seed = ensure_seed(programs, ensure_images(programs, report, own=by_manifests), report)
+        has_image = wanted.bare or (wanted.cni == "podroute" and not wanted.processes)
+        seed = ensure_seed(programs, ensure_images(programs, report, own=has_image), report)
         if wanted.cni == "podroute" and wanted.processes:
             programs |= {podroute.PLUGIN: podroute.ensure_plugin()}
         return _started(_Start(wanted, topology, programs, seed, report))

@@ -63,6 +63,7 @@ WITH_LABS_OF_THEIR_OWN = (
     "test_lab_routers",
     "test_node_mesh",
     "test_containerd_2",
+    "test_moving",
     "test_installed",
     "test_metrics",
     "test_upgrade",
