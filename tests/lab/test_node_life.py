@@ -1,0 +1,170 @@
+"""What happens to a node in its life beside power and labels: its daemons restart, its disk fills, its address changes."""
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+import pytest
+from faults import all_established, speaker_pid, start_again, undisturbed
+from oracle import wrong
+from router_tables import pod_table
+from test_node_changes import blocks_of, granted, new_agent, node_uid, nodenetwork_uid, still_there
+from test_power import is_ready
+from traffic import Traffic
+from workloads import Pod, apply, eventually, pods_on
+
+from controller.lab.cluster import Lab
+from controller.lab.node import node_object
+from controller.lab.power import processes_of_node
+
+pytestmark = [pytest.mark.lab, pytest.mark.root]
+
+RUN = "/run/podroute"
+
+
+@pytest.fixture(scope="module")
+def across(lab: Lab) -> Iterator[list[Pod]]:
+    """Two pods in different racks."""
+    first, *_, last = lab.topology.node_names
+    with pods_on(lab, [first, last], "life") as found:
+        yield found
+
+
+@pytest.mark.parametrize("daemon", ["kubelet", "containerd"])
+def test_a_restart_of_kubelet_or_runtime_is_not_felt_and_pods_start_afterwards(
+    lab: Lab, across: list[Pod], daemon: str
+) -> None:
+    one = across[0]
+    before = lab.pid(one.node, daemon)
+    with undisturbed(lab, across):
+        lab.kill(one.node, daemon, signal.SIGTERM)
+        eventually(lambda: lab.pid(one.node, daemon) not in (None, before), 30, f"{daemon} runs again")
+        with pods_on(lab, [one.node], f"after-{daemon}") as (new,):
+            assert set(new.addresses).isdisjoint(one.addresses)
+    assert still_there(lab, one)
+    assert wrong(lab) == set()
+
+
+@contextmanager
+def small_disk(lab: Lab, node: str) -> Iterator[None]:
+    """The node's /run/podroute is a small file system of its own, full while the `with` block runs."""
+    machine = lab.machine(node)
+
+    def exchanged(command: str) -> None:
+        for process in ("agent", "speaker"):
+            machine.stop(process)
+        machine.run(["sh", "-ec", command])
+        for process in ("speaker", "agent"):
+            start_again(lab, node, process)
+
+    copy = f"mkdir /run/kept; cp -a {RUN}/. /run/kept; "
+    exchanged(f"{copy} mount -t tmpfs -o size=1m none {RUN}; cp -a /run/kept/. {RUN}; rm -r /run/kept")
+    try:
+        eventually(lambda: all_established(lab, lab.topology.tor_names), 30, "all sessions are established")
+        eventually(lambda: synced(lab, node) == ("True", "Synced"), 30, lambda: f"{synced(lab, node)}")
+        machine.run(["sh", "-c", f"cat /dev/zero >{RUN}/filling 2>/dev/null; true"])
+        yield
+    finally:
+        machine.run(["rm", "-f", f"{RUN}/filling"])
+        exchanged(f"{copy} umount {RUN}; cp -a /run/kept/. {RUN}; rm -r /run/kept")
+
+
+def synced(lab: Lab, node: str) -> tuple[str, str]:
+    """The node's condition Synced: status and reason."""
+    conditions = lab.get("nodenetwork", node).get("status", {}).get("conditions", [])
+    return next(((c["status"], c["reason"]) for c in conditions if c["type"] == "Synced"), ("", ""))
+
+
+def test_a_full_disk_is_told_and_costs_neither_packets_nor_routes_nor_new_pods(lab: Lab, across: list[Pod]) -> None:
+    node = across[0].node
+    with small_disk(lab, node):
+        with undisturbed(lab, across), pods_on(lab, [node], "full") as (pod,):
+            assert len(pod.addresses) == 2
+            eventually(lambda: synced(lab, node) == ("False", "StoreFailed"), 30, lambda: f"{synced(lab, node)}")
+        with undisturbed(lab, across):
+            lab.kill(node, "agent")
+            with pods_on(lab, [node], "full-again") as (pod,):
+                assert len(pod.addresses) == 2
+        with undisturbed(lab, across, restarting=[node]):
+            lab.machine(node).run(["kill", "-9", str(inner_pid(speaker_pid(lab, node, "exabgp")))])
+        lab.machine(node).run(["rm", f"{RUN}/filling"])
+        eventually(lambda: synced(lab, node) == ("True", "Synced"), 60, lambda: f"{synced(lab, node)}")
+    assert wrong(lab) == set()
+
+
+def inner_pid(pid: int) -> int:
+    """The process's number in its own pid namespace."""
+    with open(f"/proc/{pid}/status") as status:
+        return next(int(line.split()[-1]) for line in status if line.startswith("NSpid:"))
+
+
+def readdress(lab: Lab, node: str, addresses: tuple[str, str]) -> None:
+    """Deletes the Node and has its machine join again under the same name with other addresses."""
+    machine, (v4, v6) = lab.machine(node), addresses
+    gateways = lab.topology.gateway(lab.topology.rack_of(node))
+    machine.stop("kubelet")
+    uid = node_uid(lab, node)
+    lab.kubectl("delete", "node", node)
+    eventually(lambda: nodenetwork_uid(lab, node) == "", 30, "the NodeNetwork goes with its Node")
+    for family, address, length, gateway in (("-4", v4, 24, gateways.v4), ("-6", v6, 64, gateways.v6)):
+        lab.netns_exec(node, ["ip", family, "address", "flush", "dev", "eth0", "scope", "global"])
+        lab.netns_exec(node, ["ip", family, "address", "add", f"{address}/{length}", "dev", "eth0", "nodad"])
+        lab.netns_exec(node, ["ip", family, "route", "replace", "default", "via", gateway])
+    apply(lab, node_object(node, lab.topology, "podroute"))
+    eventually(lambda: node_uid(lab, node) not in ("", uid), 10, "another Node of the name is there")
+    (kubelet,) = (each for each in processes_of_node(lab.state, node) if each.name == "kubelet")
+    argv = tuple(f"--node-ip={v4},{v6}" if word.startswith("--node-ip=") else word for word in kubelet.argv)
+    machine.start(msgspec.structs.replace(kubelet, argv=argv))
+    new_agent(lab, node)
+
+
+def peer_at(lab: Lab, tor: str, addresses: tuple[str, str]) -> None:
+    """What whoever runs the router (FRR) does for a node with new addresses."""
+    words = ["configure terminal", f"router bgp {lab.topology.tor_as(int(tor[3:]))}"]
+    for address, family in zip(addresses, ("ipv4", "ipv6"), strict=True):
+        words += [
+            f"neighbor {address} remote-as 64512",
+            f"neighbor {address} passive",
+            f"neighbor {address} timers 3 9",
+        ]
+        words += [f"address-family {family} unicast", f"neighbor {address} activate", "exit-address-family"]
+    configure(lab, tor, words)
+
+
+def configure(lab: Lab, tor: str, words: list[str]) -> None:
+    lab.machine(tor).run(["vtysh", *(part for word in words for part in ("-c", word))])
+
+
+def next_hops(lab: Lab, tor: str, blocks: set[str]) -> set[str]:
+    tables = {**pod_table(lab, tor, 4), **pod_table(lab, tor, 6)}
+    return {entry.next_hop for cidr in blocks for entry in tables.get(cidr, [])}
+
+
+def test_a_node_that_comes_back_under_another_address_keeps_its_blocks_and_its_pod(lab: Lab, across: list[Pod]) -> None:
+    node, tor, others = "n1", "tor0", across
+    old, new = tuple(lab.topology.addresses(node)), ("10.10.0.77", "fd00:10:10::77")
+    before = blocks_of(lab, node)
+    with pods_on(lab, [node], "readdressed") as (pod,), Traffic([(others[0].place, others[1].place)]) as traffic:
+        try:
+            peer_at(lab, tor, new)
+            readdress(lab, node, new)
+            eventually(lambda: next_hops(lab, tor, before) == set(new), 60, lambda: f"{next_hops(lab, tor, before)}")
+            eventually(lambda: is_ready(lab, node), 60, f"{node} is ready")
+            eventually(lambda: granted(lab, node) == before, 30, lambda: f"{granted(lab, node)} as before: {before}")
+            assert blocks_of(lab, node) == before
+            assert still_there(lab, pod)
+            with Traffic([(pod.place, others[1].place)]) as again:
+                pass
+            assert all(direction.received for direction in again.directions)
+        finally:
+            readdress(lab, node, old)
+            forgotten = (f"no neighbor {address}" for address in new)
+            configure(lab, tor, ["configure terminal", "router bgp 65001", *forgotten])
+        eventually(lambda: next_hops(lab, tor, before) == set(old), 60, lambda: f"{next_hops(lab, tor, before)}")
+        eventually(lambda: is_ready(lab, node), 60, f"{node} is ready")
+        assert still_there(lab, pod)
+    traffic.assert_no_loss()
+    eventually(lambda: wrong(lab) == set(), 30, lambda: f"{wrong(lab)}")
+    assert json.loads(lab.kubectl("get", "node", node, "-o", "json"))["status"]["addresses"][0]["address"] == old[0]

@@ -1,0 +1,106 @@
+"""etcd is restored from a backup in which a block belongs to another node than now: nothing is doubled, and it heals."""
+
+import ipaddress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+from cni_calls import POOLS_ANNOTATION, Container
+from faults import start_again, undisturbed
+from oracle import wrong
+from refused_inputs import body
+from router_tables import kernel_routes, node_blocks, pod_table
+from told import findings
+from workloads import Pod, apply, await_no_other_pools, eventually, pods_on
+
+from controller.lab.cluster import Lab
+from controller.lab.errors import LabError
+
+pytestmark = [pytest.mark.lab, pytest.mark.root, pytest.mark.timeout(500)]
+
+POOL, CIDR = "restored-v4", "10.245.90.0/28"
+LABEL = "podroute.test/restored"
+BEFORE, NOW = "n0", "n1"
+KEPT = "/var/lib/etcd/kept"
+
+
+@pytest.fixture
+def across(lab: Lab, afterwards: ExitStack) -> Iterator[list[Pod]]:
+    """Two pods in different racks."""
+    first, *_, last = lab.topology.node_names
+    with pods_on(lab, [first, last], "restored") as found:
+        yield found
+    lab.kubectl("label", "node", BEFORE, NOW, f"{LABEL}-")
+    lab.kubectl("delete", "ippool", POOL, "--wait=false")
+    afterwards.callback(await_no_other_pools, lab)
+
+
+@contextmanager
+def stopped_etcd(lab: Lab) -> Iterator[None]:
+    """While the block runs nobody reads or writes etcd's files; the API server answers again afterwards."""
+    plane = lab.machine("cp")
+    plane.stop("kube-apiserver", 90)
+    plane.stop("etcd")
+    try:
+        yield
+    finally:
+        for process in ("etcd", "kube-apiserver"):
+            start_again(lab, "cp", process)
+        eventually(lambda: is_ready(lab), 60, "the API server is ready")
+
+
+def is_ready(lab: Lab) -> bool:
+    try:
+        return lab.kubectl("get", "--raw", "/readyz") == "ok"
+    except LabError:
+        return False
+
+
+def owner(lab: Lab) -> str:
+    return node_blocks(lab).get(CIDR, "")
+
+
+def next_hops(lab: Lab) -> set[str]:
+    return {entry.next_hop for tor in ("tor0",) for entry in pod_table(lab, tor, 4).get(CIDR, [])}
+
+
+def has_block(lab: Lab, node: str) -> bool:
+    """Whether the node's kernel holds the block as its own."""
+    return any(route["dst"] == CIDR for route in kernel_routes(lab, node, "route", "show", "type", "unreachable"))
+
+
+def test_a_block_that_went_to_another_node_after_the_backup_stays_there(lab: Lab, across: list[Pod]) -> None:
+    addresses = {node: lab.topology.addresses(node).v4 for node in (BEFORE, NOW)}
+    lab.kubectl("label", "node", BEFORE, f"{LABEL}=yes")
+    # The pool is this one block.
+    selector = {"matchLabels": {LABEL: "yes"}}
+    apply(lab, body("IPPool", POOL, cidr=CIDR, blockSize=28, headroom=4, nodeSelector=selector))
+    eventually(lambda: next_hops(lab) == {addresses[BEFORE]}, 30, lambda: f"{owner(lab)} {next_hops(lab)}")
+    with stopped_etcd(lab):
+        lab.machine("cp").run(["cp", "-a", "/var/lib/etcd/member", KEPT])
+    lab.kubectl("label", "node", BEFORE, f"{LABEL}-")
+    lab.kubectl("label", "node", NOW, f"{LABEL}=yes")
+    eventually(lambda: next_hops(lab) == {addresses[NOW]}, 120, lambda: f"{owner(lab)} {next_hops(lab)}")
+    with Container(lab, NOW, "restored", {POOLS_ANNOTATION: POOL}) as container:
+        answer = container.call("ADD")
+        assert answer.exit_code == 0, answer.said
+        assert ipaddress.ip_address(answer.addresses[0]) in ipaddress.ip_network(CIDR)
+        seen: list[set[str]] = []
+        with undisturbed(lab, across):
+            with stopped_etcd(lab):
+                lab.machine("cp").run(["sh", "-ec", f"rm -r /var/lib/etcd/member; mv {KEPT} /var/lib/etcd/member"])
+            assert owner(lab) == BEFORE, "the backup says so"
+            # Kubernetes: after a restore, restart what has newer state than the server.
+            for node in lab.topology.node_names:
+                lab.kill(node, "kubelet")
+
+            def is_its_own_again() -> bool:
+                seen.append(next_hops(lab))
+                assert not has_block(lab, BEFORE), "the node that gave it back uses it again"
+                return owner(lab) == NOW
+
+            eventually(is_its_own_again, 150, lambda: lab.kubectl("get", "ipblocks,nodenetworks", "-o", "wide"))
+        assert all(hops <= {addresses[NOW]} for hops in seen), "routers knew no other way"
+        lab.netns_exec("outside", ["ping", "-c1", "-W2", answer.addresses[0]])
+    eventually(lambda: findings(lab) == [], 90, lambda: f"{findings(lab)}")
+    eventually(lambda: wrong(lab) == set(), 30, lambda: f"{wrong(lab)}")
