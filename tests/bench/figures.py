@@ -14,7 +14,7 @@ from typing import Any
 from controller.lab.programs import CNI_PLUGINS, KUBERNETES
 
 ROOT = Path(__file__).resolve().parents[2]
-SECTIONS = ("lab", "pool to routers", "cni", "routes", "upkeep")
+SECTIONS = ("lab", "pool to routers", "cni", "routes", "upkeep", "operator at scale", "pods at scale")
 
 
 @dataclass(frozen=True)

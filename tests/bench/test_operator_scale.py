@@ -1,0 +1,134 @@
+"""An operator with 5,000 nodes and 20,000 blocks beside a real API server: what its start, one change, and its rest cost."""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from apiserver_world import World, wait_for
+from conftest import ROUNDS
+from echo_agents import EchoAgents
+from figures import Figures, Row
+from test_apiserver_operator import OperatorProcess
+from test_upkeep import mebibytes, processor_seconds
+
+from controller.kube.client import Api, connect
+from controller.kube.resources import Collection
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(3600)]
+
+# A quick look takes a tenth.
+NODES = 5000 if ROUNDS >= 30 else 500
+BLOCKS_EACH = 4
+# Four blocks of 64 addresses for 250 free ones.
+POOL = {
+    "apiVersion": "podroute.dev/v1alpha1",
+    "kind": "IPPool",
+    "metadata": {"name": "scale"},
+    "spec": {"cidr": "10.32.0.0/11", "headroom": 250},
+}
+AT_ONCE = 32
+REST_SECONDS = 30.0
+NODE_KIND = Collection("", "v1", "nodes", "Node")
+
+
+def node(number: int) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": f"n{number}"}}
+
+
+async def add(api: Api, number: int) -> None:
+    """A Node, and what its kubelet would say of it."""
+    made = await api.create(NODE_KIND, node(number))
+    made["status"] = {
+        "addresses": [{"type": "InternalIP", "address": f"10.0.{number // 250}.{number % 250 + 1}"}],
+        "allocatable": {"pods": "110"},
+        "conditions": [{"type": "Ready", "status": "True"}],
+    }
+    await api.replace(NODE_KIND, made, subresource="status")
+
+
+def add_nodes(world: World, numbers: range) -> None:
+    async def work() -> None:
+        gate = asyncio.Semaphore(AT_ONCE)
+        async with connect(str(world.kubeconfig)) as api:
+
+            async def one(number: int) -> None:
+                async with gate:
+                    await add(api, number)
+
+            await asyncio.gather(*map(one, numbers))
+
+    asyncio.run(work())
+
+
+def counted(world: World, kind: str) -> int:
+    """How many objects the API server stores of a kind, by its own metric; listing 20,000 would be work for it."""
+    found = re.findall(rf'apiserver_resource_objects{{[^}}]*resource="{kind}"[^}}]*}} (\S+)', metrics(world))
+    return int(float(found[0])) if found else 0
+
+
+def metrics(world: World) -> str:
+    return world.kubectl("get", "--raw", "/metrics")
+
+
+def requests(world: World) -> float:
+    """Requests so far for what the operator reads and writes."""
+    rows = re.findall(r"apiserver_request_total{([^}]*)} (\S+)", metrics(world))
+    ours = ('group="podroute.dev"', 'resource="leases"', 'resource="nodes"', 'resource="events"')
+    return sum(float(value) for labels, value in rows if any(word in labels for word in ours))
+
+
+def blocks(world: World, name: str) -> int:
+    return len(world.get("nodenetwork", name)["spec"].get("blocks", []))
+
+
+def timed(condition: Callable[[], Any], what: str, seconds: float) -> float:
+    begun = time.monotonic()
+    wait_for(condition, what, seconds)
+    return time.monotonic() - begun
+
+
+def serves(world: World, number: int) -> bool:
+    """Whether a node that just joined has its blocks, in its NodeNetwork."""
+    try:
+        return blocks(world, f"n{number}") == BLOCKS_EACH
+    except AssertionError:
+        return False
+
+
+def test_an_operator_of_many_nodes_starts_changes_and_rests(figures: Figures) -> None:
+    with World() as world:
+        world.install_crds()
+        add_nodes(world, range(NODES))
+        world.apply(POOL)
+        with EchoAgents(str(world.kubeconfig)):
+            operator = OperatorProcess(world, "first")
+            first = timed(
+                lambda: counted(world, "ipblocks.podroute.dev") >= NODES * BLOCKS_EACH and serves(world, NODES - 1),
+                f"{NODES} nodes have {BLOCKS_EACH} blocks each",
+                1800,
+            )
+            operator.stop()
+            operator = OperatorProcess(world, "second")
+            add_nodes(world, range(NODES, NODES + 1))
+            again = timed(lambda: serves(world, NODES), "a new node's blocks after a restart", 300)
+            add_nodes(world, range(NODES + 1, NODES + 2))
+            change = timed(lambda: serves(world, NODES + 1), "a new node's blocks", 60)
+            pid = [operator.process.pid]
+            asked, used = requests(world), processor_seconds(pid)
+            # The measured span itself, not a wait for anything.
+            time.sleep(REST_SECONDS)
+            asked, used = requests(world) - asked, processor_seconds(pid) - used
+            memory = mebibytes(pid, "Rss")
+            operator.stop()
+    size = f"{NODES} nodes, {NODES * BLOCKS_EACH} blocks"
+    figures.add(
+        Row("operator at scale", f"{size}: all blocks granted to nodes that had none", first, "s"),
+        Row("operator at scale", f"{size}: operator started → a new node has its blocks", again, "s"),
+        Row("operator at scale", f"{size}: one node more → it has its blocks", change, "s"),
+        Row("operator at scale", f"{size}: memory of the operator (RSS)", memory, "MiB"),
+        Row("operator at scale", f"{size}: requests while nothing happens", asked / REST_SECONDS, "a second"),
+        Row("operator at scale", f"{size}: idle CPU", 100 * used / REST_SECONDS, "% of a core"),
+    )
