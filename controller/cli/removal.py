@@ -139,8 +139,8 @@ class Removal:
             await _absent(self.api.patch(collection_of(IPPool), _freed(raw["metadata"]["name"])))
 
     async def _pods_left(self, component: str) -> str:
-        labels = f"app.kubernetes.io/name=podroute,app.kubernetes.io/component={component}"
-        listed = await self.api.list(PODS, label_selector=labels, namespace=NAMESPACE)
+        label = f"app.kubernetes.io/component={component}"
+        listed = await self.api.list(PODS, label_selector=label, namespace=NAMESPACE)
         return ", ".join(
             raw["metadata"]["name"]
             for raw in listed.items

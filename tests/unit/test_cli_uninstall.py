@@ -1,9 +1,17 @@
 """What `podroute uninstall` tells before and while it works (`controller.cli.uninstall`, `removal`)."""
 
-import pytest
+import asyncio
+from typing import Any, cast
 
-from controller.cli.removal import retirement
+import pytest
+from memory_api import MemoryApi
+
+from controller.api import ClusterNetwork, IPPool, NodeNetwork
+from controller.api.kubernetes import Namespace
+from controller.cli.removal import DEPLOYMENTS, KINDS, NAMESPACE, RIGHTS, NotRemoved, Removal, retirement
 from controller.cli.uninstall import what_stays
+from controller.kube.client import Api
+from controller.kube.resources import DAEMON_SETS, LEASES, PODS, collection_of
 
 
 def test_the_pods_that_stay_are_named_by_node_with_what_becomes_of_them() -> None:
@@ -37,3 +45,85 @@ def test_a_node_is_waited_for_until_it_says_that_it_is_clean_and_what_it_waits_f
     conditions: list[dict[str, str]], said: str
 ) -> None:
     assert retirement({"status": {"conditions": conditions}}) == said
+
+
+RETIRED = condition("Retired", "True", "Retired", "0 pods have their veths until they end")
+OURS = {"app.kubernetes.io/part-of": "podroute"}
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> MemoryApi:
+    """An installation of two nodes, of which one is clean already."""
+    monkeypatch.setattr("controller.cli.removal.LOOK_SECONDS", 0.01)
+    served = MemoryApi()
+    for name in ("podroute-agent", "podroute-speaker"):
+        served.put(DAEMON_SETS, {"metadata": {"name": name}})
+    served.put(DEPLOYMENTS, {"metadata": {"name": "podroute-operator"}, "spec": {"replicas": 1}})
+    served.put(collection_of(ClusterNetwork), {"metadata": {"name": "default"}, "spec": {}})
+    for name, conditions in (("n0", [RETIRED]), ("n1", [])):
+        served.put(collection_of(NodeNetwork), {"metadata": {"name": name}, "status": {"conditions": conditions}})
+    served.put(collection_of(IPPool), {"metadata": {"name": "pods", "finalizers": ["podroute.dev/blocks"]}})
+    for name, group in (("ippools.podroute.dev", "podroute.dev"), ("others.example.com", "example.com")):
+        served.put(KINDS, {"metadata": {"name": name}, "spec": {"group": group}})
+    for collection in RIGHTS:
+        served.put(collection, {"metadata": {"name": "ours", "labels": OURS, "finalizers": ["podroute.dev/uninstall"]}})
+        served.put(collection, {"metadata": {"name": "theirs"}})
+    served.put(collection_of(Namespace), {"metadata": {"name": NAMESPACE}})
+    return served
+
+
+def removed(api: MemoryApi, *without: str) -> list[str]:
+    """What the removal tells; it gives up soon."""
+    told: list[str] = []
+    asyncio.run(Removal(cast(Api, api), told.append, 0.1, frozenset(without)).run())
+    return told
+
+
+def deleted(api: MemoryApi) -> list[tuple[str, str]]:
+    return [(plural, name) for verb, plural, name in api.requests if verb == "delete"]
+
+
+def test_nothing_is_removed_before_every_node_is_clean_and_the_one_that_is_not_is_named(api: MemoryApi) -> None:
+    with pytest.raises(NotRemoved, match=r"n1 \(its agent has not answered\)"):
+        removed(api)
+    assert deleted(api) == []
+    assert api.objects[DEPLOYMENTS.plural, "podroute-operator"]["spec"]["replicas"] == 0
+    assert api.objects["clusternetworks", "default"]["spec"]["retiring"] is True
+
+
+def test_a_node_that_is_left_out_is_not_waited_for_and_what_is_not_ours_stays(api: MemoryApi) -> None:
+    told = removed(api, "n1")
+    assert "node n0: clean" in told
+    first, second, *rest = deleted(api)
+    assert (first[1], second[1]) == ("podroute-speaker", "podroute-agent")
+    assert rest == [
+        *((collection.plural, "ours") for collection in RIGHTS[:2]),
+        (KINDS.plural, "ippools.podroute.dev"),
+        *((collection.plural, "ours") for collection in RIGHTS[2:]),
+        ("namespaces", NAMESPACE),
+    ]
+    assert api.objects["ippools", "pods"]["metadata"]["finalizers"] is None
+
+
+def test_agents_are_kept_until_the_speakers_pods_are_gone(api: MemoryApi) -> None:
+    labels = {"app.kubernetes.io/component": "speaker"}
+    api.put(PODS, {"metadata": {"name": "speaker-x", "labels": labels}, "spec": {"nodeName": "n0"}})
+    with pytest.raises(NotRemoved, match="the speakers' pods end: speaker-x"):
+        removed(api, "n1")
+    assert deleted(api) == [(DAEMON_SETS.plural, "podroute-speaker")]
+
+
+def test_an_operator_that_runs_elsewhere_and_renews_its_lease_is_named(
+    api: MemoryApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease: dict[str, Any] = {"metadata": {"name": "podroute-operator"}, "spec": {"holderIdentity": "elsewhere"}}
+    api.put(LEASES, lease)
+    monkeypatch.setattr("controller.cli.removal.LEASE_SECONDS", 0.0)
+    # Left behind by one that ended without giving it up.
+    with pytest.raises(NotRemoved, match="n1"):
+        removed(api)
+    api.trouble = lambda verb, plural, _: (
+        api.put(LEASES, lease) and None if (verb, plural) == ("get", "leases") else None
+    )
+    with pytest.raises(NotRemoved, match="operator elsewhere renews the Lease"):
+        removed(api)
