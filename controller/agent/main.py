@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bgp.speaker.client import SpeakerClient
-from bgp.speaker.paths import DEFAULT_SOCKET
+from bgp.speaker.paths import DEFAULT_SOCKET, STORE_NAME
 from controller.agent import health, installation, node_socket
 from controller.agent.attach import Attachments
 from controller.agent.files import RunFolder
@@ -114,14 +114,15 @@ async def _run(options: Options) -> None:
     assert main_task is not None
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, main_task.cancel)
-    state = State(options.node, RunFolder(options.run_dir), time.monotonic)
+    store = Path(options.speaker_socket).with_name(STORE_NAME)
+    state = State(options.node, RunFolder(options.run_dir), time.monotonic, speaker_store=store)
     effects = PodEffects(state)
     try:
         with contextlib.suppress(asyncio.CancelledError):
             await _tasks(options, state, effects)
     finally:
         effects.close()
-        if state.done is not None and state.done.retirement is Reason.RETIRED:
+        if state.is_retiring and (state.done is None or state.done.retirement is Reason.RETIRED):
             remove_traces(state.folder, Path(options.speaker_socket))
 
 

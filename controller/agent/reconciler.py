@@ -273,7 +273,8 @@ class Reconciler:
         snapshot = msgspec.structs.replace(
             state.snapshot, held=plan.blocks, returns=returns, told=told, retired=retired
         )
-        if snapshot != state.snapshot:
+        if snapshot != state.snapshot or state.folder.problem:
+            # Also what could not be written before: a disk that was full has room again.
             state.snapshot = snapshot
             state.folder.store_snapshot(snapshot)
         self._tell_returned(plan)
@@ -302,9 +303,9 @@ class Reconciler:
     def _become_ready(self, plan: NodePlan) -> None:
         state = self._state
         if plan.retirement:
-            # Whether there is something to withdraw shows only once there is such a plan.
-            if plan.retirement is Reason.RETIRING and state.is_withdrawn:
-                state.reconcile.ring()
+            if plan.retirement is Reason.RETIRING:
+                # Routers that have heard, or forgotten, ring nothing.
+                self._wake_in(0.0 if state.is_withdrawn else RETRY)
         elif not state.is_ready:
             state.ready.set()
             state.folder.mark_ready()

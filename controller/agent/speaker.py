@@ -54,6 +54,8 @@ class Speaking:
         try:
             await self._client.sync(msgspec.structs.replace(desired, generation=self._generation))
         except SpeakerError as error:
+            # It may yet hear this order: what was said before is no longer what it follows.
+            self._said = None
             self._state.set_trouble(_ABOUT, Trouble(Reason.SPEAKER_AWAY, str(error)))
             return
         self._said = desired
@@ -64,15 +66,13 @@ class Speaking:
         if self._said == self._wanted and self._state.said_generation is None:
             self._state.said_generation = self._generation
             self._state.report.ring()
-            if self._state.is_withdrawn:
-                self._state.reconcile.ring()
 
     async def listen(self) -> None:
         """The task that hears what the speaker observes."""
         state = self._state
         async for change in self._client.changes():
             before, state.observed = state.observed, change.observed
-            if change.prefixes is None or state.is_withdrawn or before.settled != state.observed.settled:
+            if change.prefixes is None or before.settled != state.observed.settled:
                 state.reconcile.ring()
             elif change.prefixes:
                 state.reconcile.ring_for(change.prefixes)

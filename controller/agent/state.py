@@ -8,6 +8,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from bgp.values import Observed
 from controller.agent.bell import Bell, Broadcast, Worklist
@@ -18,6 +19,7 @@ from controller.api.reasons import Reason
 from controller.kernel.values import DriftKind, Route
 from controller.plan.addresses import Offer
 from controller.plan.node import NodePlan, Snapshot
+from controller.plan.withdrawal import still_kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class State:
     node: str
     folder: RunFolder
     clock: Callable[[], float]
+    # Where the speaker keeps what it was told.
+    speaker_store: Path | None = None
     snapshot: Snapshot = field(default_factory=Snapshot)
     plan: NodePlan | None = None
     # The last plan that was written to the kernel: what is reported follows from it.
@@ -78,13 +82,20 @@ class State:
 
     @property
     def is_retiring(self) -> bool:
-        """Whether podroute is being uninstalled."""
-        return self.plan is not None and self.plan.retirement is not None
+        """Whether podroute is being uninstalled, also if the node has nothing to do yet."""
+        return self.snapshot.cluster is not None and bool(self.snapshot.cluster.spec.retiring)
 
     @property
     def is_withdrawn(self) -> bool:
-        """Whether, in an uninstall, no router sends anything to this node's pods any more."""
-        return self.is_retiring and self.speaker_follows and not self.observed.sessions
+        """Whether, in an uninstall, no router sends anything to this node's pods any more.
+
+        The speaker keeps sessions until they have heard the withdrawals. One without a stored order announces nothing: it is
+        removed already, or never ran. And a router that was dropped while it was cut off must have forgotten what it was told.
+        """
+        if self.plan is None or self.plan.retirement is None or self.observed.sessions:
+            return False
+        has_order = self.speaker_store is None or self.speaker_store.exists()
+        return (self.speaker_follows or not has_order) and not still_kept(self.snapshot.told.until, self.clock())
 
     def set_trouble(self, about: str, trouble: Trouble | None) -> None:
         """Notes or clears what is wrong about one thing; wakes the reporter if that changed."""

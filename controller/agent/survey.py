@@ -41,7 +41,7 @@ def survey(run_dir: Path, speaker_socket: str) -> NodeReport:
     resting = {address: until for address, until in folder.load_resting().items() if until > now}
     actual, links, uplinks = routes.read_routes(), pods.read_pods(), surroundings.uplinks()
     on_link = tuple((network, uplink.name) for uplink in uplinks for network in uplink.networks)
-    is_withdrawn = speaker is not None and not speaker.observed.sessions
+    is_withdrawn = snapshot.retired
     local = Local(tuple(links), _occupied(links) | frozenset(resting), _surroundings(uplinks), now, is_withdrawn)
     plan = plan_node(snapshot, local)
     observed = speaker.observed if speaker else Observed()

@@ -51,11 +51,15 @@ class ClusterNetworkSpec(Struct, frozen=True, kw_only=True, rename="camel", omit
         Meta(description="Ranges of pods that may ask for metrics.", max_length=MOST_CLIENTS),
     ] = ()
     retiring: Annotated[
-        bool,
+        str,
         Meta(
-            description="podroute is being uninstalled: nodes start no pods, withdraw what they announced, and remove what "
-            "they made, veths of running pods aside. Set by `podroute uninstall`; the operator takes it back."
+            description="The name of an uninstall: nodes start no pods, withdraw what they announced, remove what they made, "
+            "veths of running pods aside, and answer with it. Set by `podroute uninstall`; the operator takes it back.",
+            max_length=63,
         ),
+    ] = ""
+    retired: Annotated[
+        bool, Meta(description="Every node has answered that: what is left of podroute may be deleted.")
     ] = False
 
 

@@ -160,6 +160,9 @@ class NodeNetworkStatus(Struct, frozen=True, kw_only=True, rename="camel", omit_
         tuple[BlockClaim, ...],
         Meta(description="Blocks in use that the spec no longer holds.", max_length=4096),
     ] = ()
+    retired: Annotated[
+        str, Meta(description="The uninstall for which the node has withdrawn and removed everything.", max_length=63)
+    ] = ""
     drift: Annotated[
         dict[str, int],
         Meta(description="Foreign changes repaired since the agent's start, by kind.", max_length=64),
@@ -179,6 +182,7 @@ class NodeNetwork(Resource, frozen=True, kw_only=True, rename="camel"):
         ("Synced", "string", '.status.conditions[?(@.type=="Synced")].status', 0),
         ("Reason", "string", '.status.conditions[?(@.type=="Synced")].reason', 0),
         ("Message", "string", '.status.conditions[?(@.type=="Synced")].message', 1),
+        ("Retired", "string", '.status.conditions[?(@.type=="Retired")].status', 1),
         ("Age", "date", ".metadata.creationTimestamp", 0),
     )
 

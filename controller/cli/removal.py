@@ -6,17 +6,17 @@ ClusterNetwork says `retiring`, each agent withdraws, removes what it made, and 
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from controller.api import ClusterNetwork, IPPool, NodeNetwork
+from controller.api import ClusterNetwork, IPBlock, IPPool, NodeNetwork
 from controller.api.kubernetes import Namespace
 from controller.api.objects import GROUP
-from controller.api.reasons import Reason
 from controller.kube.client import Api, Raw
-from controller.kube.errors import Conflict, NotFound
+from controller.kube.errors import Conflict, NotFound, Unavailable
 from controller.kube.resources import DAEMON_SETS, LEASES, PODS, Collection, collection_of
 
 NAMESPACE = "podroute-system"
@@ -53,14 +53,15 @@ class Removal:
     seconds: float
     without: frozenset[str] = field(default_factory=frozenset)
 
-    async def run(self) -> None:
-        """Everything, in order. Raises NotRemoved, KubeError."""
+    async def run(self, new_name: str) -> None:
+        """Everything, in order; `new_name` is the uninstall's, unless one was begun. Raises NotRemoved, KubeError."""
         await self.stop_operator()
-        await self.retire_nodes()
+        name = await self.retire_nodes(new_name)
         for component in ("speaker", "agent"):
             # The agents last: at their end they remove the speakers' files, too.
+            await self._require_stopped(name)
             await _absent(self.api.delete(DAEMON_SETS, f"podroute-{component}", namespace=NAMESPACE))
-            await self._until(lambda c=component: self._pods_left(c), f"the {component}s' pods end")  # type: ignore[misc]
+            await self._until(functools.partial(self._pods_left, component), f"the {component}s' pods end")
             self.tell(f"{component}s removed")
         await self.remove_rest()
 
@@ -88,16 +89,25 @@ class Removal:
         after = await self.api.get(LEASES, "podroute-operator", NAMESPACE)
         return bool(before["metadata"]["resourceVersion"] != after["metadata"]["resourceVersion"])
 
-    async def retire_nodes(self) -> None:
-        """Has every node withdraw and clean itself, and waits for it."""
-        body = {"metadata": {"name": "default"}, "spec": {"retiring": True}}
-        if await _absent(self.api.patch(collection_of(ClusterNetwork), body)) is None:
-            return
+    async def retire_nodes(self, new_name: str) -> str:
+        """Has every node withdraw and clean itself, and waits for it; gives the uninstall's name, "" if there never was a node."""
+        cluster = await _absent(self.api.get(collection_of(ClusterNetwork), "default"))
+        if cluster is None:
+            listed = await _absent(self.api.list(collection_of(NodeNetwork)))
+            if listed and (names := [raw["metadata"]["name"] for raw in listed.items]):
+                raise NotRemoved(
+                    f"ClusterNetwork default is missing, so nodes can't be told: {', '.join(names)}. Start the operator "
+                    f"(kubectl scale -n {NAMESPACE} deployment/podroute-operator --replicas=1): it makes it anew"
+                )
+            return ""
+        name = cluster["spec"].get("retiring") or new_name
+        await self._say(retiring=name)
         said: dict[str, str] = {}
 
         async def left() -> str:
+            await self._require_stopped(name)
             listed = await self.api.list(collection_of(NodeNetwork))
-            states = {raw["metadata"]["name"]: retirement(raw) for raw in listed.items}
+            states = {raw["metadata"]["name"]: retirement(raw, name) for raw in listed.items}
             for node, state in states.items():
                 if said.get(node) != state:
                     said[node] = state
@@ -108,6 +118,17 @@ class Removal:
         await self._until(
             left, "the nodes have withdrawn and cleaned up; --without NODE leaves out one whose machine is gone"
         )
+        await self._say(retired=True)
+        return name
+
+    async def _say(self, **spec: object) -> None:
+        await self.api.patch(collection_of(ClusterNetwork), {"metadata": {"name": "default"}, "spec": spec})
+
+    async def _require_stopped(self, name: str) -> None:
+        """Raises NotRemoved if an operator runs again: it takes the uninstall back."""
+        cluster = await _absent(self.api.get(collection_of(ClusterNetwork), "default"))
+        if name and (cluster is None or cluster["spec"].get("retiring") != name):
+            raise NotRemoved("the operator was started again and has taken the uninstall back")
 
     async def remove_rest(self) -> None:
         """Policies, the pools' finalizers, kinds with their objects, roles, and the namespace."""
@@ -139,13 +160,16 @@ class Removal:
             await _absent(self.api.patch(collection_of(IPPool), _freed(raw["metadata"]["name"])))
 
     async def _pods_left(self, component: str) -> str:
-        label = f"app.kubernetes.io/component={component}"
-        listed = await self.api.list(PODS, label_selector=label, namespace=NAMESPACE)
-        return ", ".join(
-            raw["metadata"]["name"]
-            for raw in listed.items
-            if (raw.get("spec") or {}).get("nodeName") not in self.without
-        )
+        labels = f"app.kubernetes.io/name=podroute,app.kubernetes.io/component={component}"
+        left = []
+        for raw in (await self.api.list(PODS, label_selector=labels, namespace=NAMESPACE)).items:
+            name = raw["metadata"]["name"]
+            if (raw.get("spec") or {}).get("nodeName") in self.without:
+                # Nobody on its machine could say that it has ended.
+                await _absent(self.api.delete(PODS, name, namespace=NAMESPACE, at_once=True))
+            else:
+                left.append(name)
+        return ", ".join(left)
 
     async def _namespace_left(self) -> str:
         return "" if await _absent(self.api.get(collection_of(Namespace), NAMESPACE)) is None else NAMESPACE
@@ -153,20 +177,21 @@ class Removal:
     async def _until(self, left: Callable[[], Awaitable[str]], what: str) -> None:
         """Looks until nothing is left. Raises NotRemoved with what is."""
         deadline = time.monotonic() + self.seconds
-        while rest := await left():
+        while rest := await _answered(left):
             if time.monotonic() > deadline:
                 raise NotRemoved(f"after {self.seconds:.0f} s still waiting until {what}: {rest}")
             await asyncio.sleep(LOOK_SECONDS)
 
 
-def retirement(raw: Raw) -> str:
-    """What a NodeNetwork still waits for, in words; "" once the node is clean. Pure."""
-    conditions = (raw.get("status") or {}).get("conditions") or []
+def retirement(raw: Raw, name: str) -> str:
+    """What a NodeNetwork still waits for in the uninstall of that name, in words; "" once the node is clean. Pure."""
+    status = raw.get("status") or {}
+    if status.get("retired") == name:
+        return ""
+    conditions = status.get("conditions") or []
     found = next((c for c in conditions if c.get("type") == "Retired"), None)
     if found is None:
         return "its agent has not answered"
-    if found.get("status") == "True" and found.get("reason") == Reason.RETIRED:
-        return ""
     synced = next((c for c in conditions if c.get("type") == "Synced" and c.get("status") == "False"), None)
     trouble = f"; {synced['reason']}: {synced.get('message', '')}" if synced else ""
     return f"{found.get('message', '')}{trouble}"
@@ -175,6 +200,12 @@ def retirement(raw: Raw) -> str:
 async def kinds_of_ours(api: Api) -> list[Raw]:
     """The installed CustomResourceDefinitions of podroute's group."""
     return [raw for raw in (await api.list(KINDS)).items if raw["spec"]["group"] == GROUP]
+
+
+async def blocks_of_ours(api: Api) -> list[Raw]:
+    """All IPBlocks; none if the kind is gone already."""
+    listed = await _absent(api.list(collection_of(IPBlock)))
+    return listed.items if listed else []
 
 
 async def is_installed(api: Api) -> bool:
@@ -187,6 +218,14 @@ async def is_installed(api: Api) -> bool:
 def _freed(name: str) -> dict[str, Any]:
     """The patch that takes an object's finalizers away."""
     return {"metadata": {"name": name, "finalizers": None}}
+
+
+async def _answered(left: Callable[[], Awaitable[str]]) -> str:
+    """What is left; a server that does not answer just now is asked again."""
+    try:
+        return await left()
+    except Unavailable as error:
+        return f"the API server does not answer: {error}"
 
 
 async def _names(listed: Awaitable[Iterable[Raw]]) -> str:

@@ -1,15 +1,18 @@
 """`podroute uninstall`: asks once more, says what stays, and carries the removal out."""
 
+import ipaddress
 import sys
+import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 import typer
 
+from controller.api.objects import Network
 from controller.cli import reach
 from controller.cli.output import said
-from controller.cli.removal import NotRemoved, Removal, is_installed
+from controller.cli.removal import NotRemoved, Removal, blocks_of_ours, is_installed
 from controller.kube.client import Api
 from controller.kube.resources import PODS
 
@@ -49,7 +52,7 @@ def uninstall(
         typer.confirm("Remove podroute from this cluster?", abort=True)
 
     async def remove(api: Api) -> None:
-        await Removal(api, said, wait, frozenset(without or ())).run()
+        await Removal(api, said, wait, frozenset(without or ())).run(uuid.uuid4().hex)
 
     try:
         reach.run(where, remove)
@@ -75,17 +78,17 @@ async def _pods(api: Api) -> Pods | None:
     if not await is_installed(api):
         return None
     found: Pods = defaultdict(list)
+    blocks = [ipaddress.ip_network(raw["spec"]["cidr"]) for raw in await blocks_of_ours(api)]
     for raw in (await api.list(PODS)).items:
-        if _has_network(raw):
+        if _has_address(raw, blocks):
             found[raw["spec"]["nodeName"]].append(f"{raw['metadata']['namespace']}/{raw['metadata']['name']}")
     return found
 
 
-def _has_network(raw: Mapping[str, Any]) -> bool:
-    spec, status = raw.get("spec") or {}, raw.get("status") or {}
-    return bool(
-        spec.get("nodeName")
-        and not spec.get("hostNetwork")
-        and status.get("podIP")
-        and status.get("phase") in ("Pending", "Running")
-    )
+def _has_address(raw: Mapping[str, Any], blocks: Iterable[Network]) -> bool:
+    """Whether the pod runs with an address of podroute: another network may serve pods beside it."""
+    status = raw.get("status") or {}
+    if not raw["spec"].get("nodeName") or status.get("phase") not in ("Pending", "Running"):
+        return False
+    addresses = [ipaddress.ip_address(each["ip"]) for each in status.get("podIPs") or []]
+    return any(address in block for block in blocks for address in addresses)

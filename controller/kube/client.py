@@ -104,12 +104,24 @@ class Api:
         return await self._asked("PATCH", path, body=body, content_type="application/merge-patch+json")
 
     async def delete(
-        self, collection: Collection, name: str, *, uid: str = "", resource_version: str = "", namespace: str = ""
+        self,
+        collection: Collection,
+        name: str,
+        *,
+        uid: str = "",
+        resource_version: str = "",
+        namespace: str = "",
+        at_once: bool = False,
     ) -> None:
-        """Deletes an object; with `uid` or `resource_version` only that one: Conflict if it is another, or another version, now."""
+        """Deletes an object; with `uid` or `resource_version` only that one: Conflict if it is another, or another version, now.
+
+        `at_once`: without the word of the kubelet that runs it.
+        """
         given = {"uid": uid, "resourceVersion": resource_version}
         options: Raw = {"apiVersion": "v1", "kind": "DeleteOptions"}
         options["preconditions"] = {key: value for key, value in given.items() if value}
+        if at_once:
+            options["gracePeriodSeconds"] = 0
         await self._asked("DELETE", collection.path(name, namespace), body=options)
 
     async def watch(

@@ -155,7 +155,7 @@ class Reconciler:
             waited = time.monotonic() - self.memory.unsettled_since
             log.info("settled after %.1f s: blocks may be granted", waited)
             if silent:
-                log.warning("granting although the agents of these Ready nodes say nothing: %s", ", ".join(silent[:16]))
+                log.warning("granting although the agents of these nodes say nothing: %s", ", ".join(silent[:16]))
         self.memory = plan.memory
         self._metrics.settled.set(float(plan.memory.is_settled))
 

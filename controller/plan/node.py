@@ -12,6 +12,7 @@ import msgspec
 
 from bgp.values import Desired, Family
 from controller.api.clusternetwork import ClusterNetwork, ClusterNetworkSpec
+from controller.api.ippool import DEFAULT_BLOCK_SIZE
 from controller.api.nodenetwork import BlockClaim, BlockGrant, NodeNetwork
 from controller.api.objects import Address, Network, family_of
 from controller.api.reasons import Reason
@@ -75,8 +76,8 @@ class NodePlan:
     """Everything that follows for kernel and speaker. `routes` lack the learned ones.
 
     `returned` are UIDs of `blocks` that were given back before and are not granted anew, `decided_at` is when that may change.
-    `retirement` is RETIRING or RETIRED while podroute is being uninstalled. `generation`, `epoch` and `object_uid` are those of
-    the NodeNetwork that it follows from.
+    `retirement` is RETIRING or RETIRED while podroute is being uninstalled, `uninstall` that one's name. `generation`, `epoch` and
+    `object_uid` are those of the NodeNetwork that it follows from.
     """
 
     routes: tuple[Route, ...]
@@ -88,6 +89,7 @@ class NodePlan:
     decided_at: float | None = None
     claims: tuple[BlockClaim, ...] = ()
     retirement: Reason | None = None
+    uninstall: str = ""
     generation: int = 0
     epoch: str = ""
     object_uid: str = ""
@@ -111,13 +113,14 @@ def plan_node(snapshot: Snapshot, local: Local) -> NodePlan | None:
     own = tuple(block for block in blocks if block.uid not in returned or block.cidr not in leaving)
     holding = Holding(own, leaving)
     desired = desired_for(node.spec, cluster.spec, snapshot.passwords, holding, local.surroundings)
+    rules = _rules(cluster.spec, desired)
     retirement = _retirement(cluster.spec, is_withdrawn=snapshot.retired or local.is_withdrawn)
     if retirement:
-        # Withdrawn first: until no router sends anything more, the node forwards as before.
+        # Withdrawn first: until no router sends anything more, the node forwards, and lets in, as before.
         desired = msgspec.structs.replace(desired, neighbours=())
     return NodePlan(
         routes=(*_block_routes(() if retirement is Reason.RETIRED else own), *pod_routes(local.pods)),
-        rules=_rules(cluster.spec, desired),
+        rules=rules,
         desired=desired,
         blocks=blocks,
         withdrawn=leaving,
@@ -125,6 +128,7 @@ def plan_node(snapshot: Snapshot, local: Local) -> NodePlan | None:
         decided_at=decided_at(snapshot.returns) if returned else None,
         claims=_claims(blocks, node.spec.blocks, cluster.spec, local.pods),
         retirement=retirement,
+        uninstall=cluster.spec.retiring,
         generation=node.metadata.generation,
         epoch=node.spec.epoch,
         object_uid=node.metadata.uid,
@@ -173,17 +177,19 @@ def _unknown_blocks(
 ) -> list[BlockGrant]:
     """Blocks that pods have addresses of and nobody granted, as far as the node knows.
 
-    They are claimed and not announced: they may be another node's by now.
+    They are claimed and not announced: they may be another node's by now. Addresses of no pool are claimed, too, by blocks of the
+    default size: where podroute is installed anew, agents speak before there is a pool.
     """
     known = [ipaddress.ip_network(block.cidr) for block in blocks]
     pools = [(ipaddress.ip_network(pool.cidr), pool) for pool in cluster.pools]
     found: dict[Network, BlockGrant] = {}
     for address in (a for pod in pods if pod.attachment for a in pod.attachment.addresses):
         pool = next((pool for network, pool in pools if address in network), None)
-        if pool is None or any(address in network for network in known):
+        if any(address in network for network in known):
             continue
-        network = ipaddress.ip_network(f"{address}/{pool.block_size}", strict=False)
-        found[network] = BlockGrant(cidr=str(network), uid="", pool=pool.name)
+        size = pool.block_size if pool else DEFAULT_BLOCK_SIZE[family_of(str(address))]
+        network = ipaddress.ip_network(f"{address}/{size}", strict=False)
+        found[network] = BlockGrant(cidr=str(network), uid="", pool=pool.name if pool else "")
     return list(found.values())
 
 

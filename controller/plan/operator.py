@@ -109,7 +109,7 @@ def _readable(invalid: frozenset[Key], plan: OperatorPlan) -> OperatorPlan:
 
 
 def _settled(inventory: Inventory, memory: Memory, moment: Moment) -> Memory:
-    """Settled once every Ready node's agent has echoed the epoch, or the time for it is over."""
+    """Settled once every node's agent has echoed the epoch that can be expected to, or the time for it is over."""
     if memory.unsettled_since is None:
         return memory
     is_over = moment.monotonic - memory.unsettled_since >= memory.settle_seconds
@@ -118,10 +118,20 @@ def _settled(inventory: Inventory, memory: Memory, moment: Moment) -> Memory:
 
 
 def silent_nodes(inventory: Inventory, epoch: str) -> tuple[str, ...]:
-    """Ready nodes whose agent has not echoed the epoch."""
+    """Nodes whose agent has not echoed the epoch: Ready ones, and those that never said anything.
+
+    These are not Ready because podroute is just being installed, maybe anew, over pods that run, whose addresses are heard of
+    first.
+    """
     echoes = {each.metadata.name: each.status.epoch for each in inventory.networks}
-    ready = (node.metadata.name for node in inventory.nodes if node.is_ready)
-    return tuple(sorted(name for name in ready if echoes.get(name) != epoch))
+    return tuple(
+        sorted(
+            node.metadata.name
+            for node in inventory.nodes
+            if echoes.get(node.metadata.name) != epoch
+            and (node.is_ready or (not echoes.get(node.metadata.name) and internal_addresses(node)))
+        )
+    )
 
 
 def _wake_at(memory: Memory, blocks: BlockPlan) -> float | None:

@@ -76,6 +76,7 @@ def node_status(
         usage=tuple(BlockUsage(cidr=cidr, in_use=count) for cidr, count in usage.items()),
         released=_released(plan, seen),
         claims=plan.claims,
+        retired=plan.uninstall if is_retired(plan, seen) else "",
         drift=dict(seen.drift),
         conditions=_conditions(node, seen, _retired(plan, seen), now),
     )
@@ -94,9 +95,9 @@ def still_sent(observed: Observed) -> frozenset[str]:
 
 
 def urgent_part(status: NodeNetworkStatus) -> tuple[object, ...]:
-    """What the operator waits for: written at once when it changes."""
+    """What the operator, or an uninstall, waits for: written at once when it changes."""
     waiting = tuple((d.pool, d.waiting) for d in status.demand)
-    return status.epoch, status.released, status.claims, status.observed_generation, waiting
+    return status.retired, status.epoch, status.released, status.claims, status.observed_generation, waiting
 
 
 def notable_part(status: NodeNetworkStatus) -> tuple[object, ...]:
@@ -145,11 +146,20 @@ def speaker_problems(observed: Observed) -> tuple[str, ...]:
     )
 
 
+def is_retired(plan: NodePlan, seen: Seen) -> bool:
+    """Whether, in an uninstall, nothing of podroute is left on the node but its daemons, and veths of running pods.
+
+    Other troubles, of Secrets that are missing or a speaker that is removed already, are none of that.
+    """
+    is_clean = not any(reason in (Reason.APPLY_FAILED, Reason.INSTALL_FAILED) for reason, _ in seen.troubles)
+    return plan.retirement is Reason.RETIRED and not seen.is_installed and is_clean
+
+
 def _retired(plan: NodePlan, seen: Seen) -> Condition | None:
     """How far an uninstall has come on the node; None without one."""
     if plan.retirement is None:
         return None
-    if plan.retirement is Reason.RETIRED and not seen.is_installed and not seen.troubles:
+    if is_retired(plan, seen):
         return _condition("Retired", "True", Reason.RETIRED, f"{seen.pods} pods have their veths until they end")
     waits = [f"{s.name} ({s.state})" for s in seen.observed.sessions]
     text = f"not withdrawn yet: {', '.join(waits)}" if waits else "the node is being cleaned"

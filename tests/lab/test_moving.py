@@ -14,7 +14,7 @@ from traffic import Traffic
 from workloads import Pod, apply, deployment_manifest, eventually, pods, pods_on
 
 from controller.lab.cluster import Lab
-from controller.lab.podroute import MANIFESTS, ROOT, ROUTED_POOLS, peers_for
+from controller.lab.podroute import KINDS, MANIFESTS, ROOT, ROUTED_POOLS, peers_for
 
 pytestmark = [pytest.mark.lab, pytest.mark.root]
 
@@ -62,14 +62,13 @@ def test_both_networks_run_side_by_side_in_one_range_until_the_last_old_pod_is_g
     apply(lab, deployment_manifest("web", 4))
     eventually(lambda: len(pods(lab, "app=web")) == 4, 60, "the workload runs on the old network")
     with pods_on(lab, nodes, "old") as old, Traffic([(old[0].place, old[1].place)]) as traffic:
-        lab.kubectl("apply", "-k", str(ROOT / MANIFESTS))
-        lab.kubectl(
-            "wait", "--for=condition=Established", "crd/ippools.podroute.dev", "crd/ipreservations.podroute.dev"
-        )
+        lab.kubectl("apply", "-k", str(ROOT / KINDS))
+        lab.kubectl("wait", "--for=condition=Established", "crd", "--all")
         lab.kubectl("apply", "-f", str(RESERVATION))
         assert all(is_reserved(lab, address) for pod in old for address in pod.addresses)
         lab.kubectl("apply", "-f", str(ROOT / ROUTED_POOLS))
         apply(lab, *peers_for(lab.topology))
+        lab.kubectl("apply", "-k", str(ROOT / MANIFESTS))
         eventually(
             lambda: routers_have_blocks_of(lab, nodes),
             90,

@@ -39,7 +39,7 @@ class MemoryApi:
         self, collection: Collection, *, field_selector: str = "", label_selector: str = "", namespace: str = ""
     ) -> Listing:
         self._ask("list", collection, "")
-        wanted = dict([label_selector.split("=")]) if label_selector else {}
+        wanted = dict(part.split("=") for part in label_selector.split(",") if part)
         items = [
             copy.deepcopy(raw)
             for (plural, _), raw in self.objects.items()
@@ -65,12 +65,21 @@ class MemoryApi:
         self, collection: Collection, body: Mapping[str, Any], namespace: str = "", subresource: str = ""
     ) -> Raw:
         known = self._expected(f"patch{subresource}", collection, body["metadata"])
-        return self.put(collection, {**known, **body, "metadata": {**known["metadata"], **body["metadata"]}})
+        parts = {key: {**known.get(key, {}), **part} for key, part in body.items() if isinstance(part, dict)}
+        return self.put(collection, {**known, **body, **parts})
 
     async def delete(
-        self, collection: Collection, name: str, *, uid: str = "", resource_version: str = "", namespace: str = ""
+        self,
+        collection: Collection,
+        name: str,
+        *,
+        uid: str = "",
+        resource_version: str = "",
+        namespace: str = "",
+        at_once: bool = False,
     ) -> None:
-        self._expected("delete", collection, {"name": name, "uid": uid, "resourceVersion": resource_version})
+        verb = "delete at once" if at_once else "delete"
+        self._expected(verb, collection, {"name": name, "uid": uid, "resourceVersion": resource_version})
         del self.objects[collection.plural, name]
 
     def _ask(self, verb: str, collection: Collection, name: str) -> None:

@@ -557,7 +557,7 @@ def test_a_node_that_retires_starts_no_more_pods_and_still_ends_those_that_run(n
         await node.ask(Command.ADD)
         cluster = node.state.snapshot.cluster
         assert cluster is not None
-        spec = msgspec.structs.replace(cluster.spec, retiring=True)
+        spec = msgspec.structs.replace(cluster.spec, retiring="one")
         node.state.snapshot = msgspec.structs.replace(
             node.state.snapshot, cluster=msgspec.structs.replace(cluster, spec=spec)
         )

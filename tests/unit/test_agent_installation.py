@@ -1,38 +1,26 @@
 """The plugin on the node follows what the node is for (`controller.agent.installation`)."""
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
-
-import pytest
 
 from controller.agent.files import RunFolder
 from controller.agent.installation import Places, keep_installed
 from controller.agent.main import remove_traces
 from controller.agent.state import State
-from controller.api.clusternetwork import ClusterNetwork
-from controller.api.ipblock import NodeReference
-from controller.api.nodenetwork import NodeNetwork, NodeNetworkSpec
+from controller.api.clusternetwork import ClusterNetwork, ClusterNetworkSpec
 from controller.api.objects import Metadata
-from controller.api.reasons import Reason
 from controller.cni.install import CONFLIST, PLUGIN
-from controller.plan.node import Local, NodePlan, Snapshot, plan_node
-from controller.plan.speaking import Surroundings
+from controller.plan.node import Snapshot
 
 
-@pytest.fixture
-def plan() -> NodePlan:
-    node = NodeNetwork(metadata=Metadata(name="n0"), spec=NodeNetworkSpec(node=NodeReference(name="n0")))
-    found = plan_node(
-        Snapshot(node=node, cluster=ClusterNetwork(metadata=Metadata(name="default"))),
-        Local((), frozenset(), Surroundings()),
+def snapshot(uninstall: str) -> Snapshot:
+    return Snapshot(
+        cluster=ClusterNetwork(metadata=Metadata(name="default"), spec=ClusterNetworkSpec(retiring=uninstall))
     )
-    assert found is not None
-    return found
 
 
 def test_it_comes_when_the_node_is_ready_goes_in_an_uninstall_and_comes_back_when_that_is_taken_back(
-    tmp_path: Path, plan: NodePlan
+    tmp_path: Path,
 ) -> None:
     state = State("n0", RunFolder(tmp_path / "run"), lambda: 0.0)
     places = Places(tmp_path / "bin", tmp_path / "conf", None)
@@ -53,17 +41,17 @@ def test_it_comes_when_the_node_is_ready_goes_in_an_uninstall_and_comes_back_whe
         raise AssertionError(f"after 10 s plugin, list and marker are {found()}, not {wanted}")
 
     async def story() -> None:
-        state.plan = plan
+        state.snapshot = snapshot("")
         task = asyncio.create_task(keep_installed(state, places))
         await asyncio.sleep(0)
         assert found() == (False, False, False)
         state.ready.set()
         await until(True, True, True)
         assert state.is_installed
-        state.plan = replace(plan, retirement=Reason.RETIRING)
+        state.snapshot = snapshot("one")
         await until(False, False, False)
         assert state.is_installed is False
-        state.plan = plan
+        state.snapshot = snapshot("")
         await until(True, True, True)
         task.cancel()
 

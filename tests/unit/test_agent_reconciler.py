@@ -258,8 +258,8 @@ def test_sessions_that_the_speaker_is_to_drop_are_remembered_in_the_file_before_
     assert remembered == [Told(until={Family.IPV4: 229.0})]
 
 
-def retire(site: Site, *, retiring: bool = True) -> None:
-    cluster = ClusterNetwork(metadata=Metadata(name="default"), spec=ClusterNetworkSpec(retiring=retiring))
+def retire(site: Site, name: str = "one") -> None:
+    cluster = ClusterNetwork(metadata=Metadata(name="default"), spec=ClusterNetworkSpec(retiring=name))
     site.state.snapshot = msgspec.structs.replace(site.state.snapshot, cluster=cluster)
 
 
@@ -276,15 +276,34 @@ def test_in_an_uninstall_routes_and_rules_go_once_the_speaker_has_no_session_lef
         site.state.said_generation = 2
         assert (site.kernel.changes[-1].delete, site.kernel.rules[-1] is None) == ((), False)
     site.state.observed = Observed(generation=2)
+    # A router that was cut off when it was dropped may still have the routes.
+    told = Told(until={Family.IPV4: 101.0})
+    site.state.snapshot = msgspec.structs.replace(site.state.snapshot, told=told)
+    site.one_pass()
+    assert site.kernel.changes[-1].delete == ()
+    site.state.snapshot = msgspec.structs.replace(site.state.snapshot, told=Told())
     site.one_pass()
     assert (site.kernel.changes[-1].delete, site.kernel.rules[-1]) == ((block,), None)
     # A new agent does not ask the speaker, which may be gone.
     assert site.state.folder.load_snapshot().retired
     site.kernel.routes = []
-    retire(site, retiring=False)
+    retire(site, "")
     site.one_pass()
     assert (site.kernel.changes[-1].create, site.kernel.rules[-1] is None) == ((block,), False)
     assert not site.state.folder.load_snapshot().retired
+
+
+def test_without_a_stored_order_the_speaker_is_not_asked_whether_it_has_withdrawn(site: Site, tmp_path: Path) -> None:
+    site.state.speaker_store = tmp_path / "desired.json"
+    site.state.speaker_store.touch()
+    retire(site)
+    for _ in range(2):
+        site.one_pass()
+        assert site.state.done is not None
+        assert site.state.done.retirement is Reason.RETIRING
+    site.state.speaker_store.unlink()
+    site.one_pass()
+    assert site.state.done.retirement is Reason.RETIRED
 
 
 def running(site: Site, story: Callable[[], Awaitable[None]]) -> None:

@@ -10,6 +10,7 @@ from controller.api import ClusterNetwork, IPPool, NodeNetwork
 from controller.api.kubernetes import Namespace
 from controller.cli.removal import DEPLOYMENTS, KINDS, NAMESPACE, RIGHTS, NotRemoved, Removal, retirement
 from controller.cli.uninstall import what_stays
+from controller.kube import errors
 from controller.kube.client import Api
 from controller.kube.resources import DAEMON_SETS, LEASES, PODS, collection_of
 
@@ -28,7 +29,6 @@ def condition(kind: str, status: str, reason: str, message: str) -> dict[str, st
 @pytest.mark.parametrize(
     ("conditions", "said"),
     [
-        ([condition("Retired", "True", "Retired", "3 pods have their veths until they end")], ""),
         ([condition("Retired", "False", "Retiring", "not withdrawn yet: tor (idle)")], "not withdrawn yet: tor (idle)"),
         (
             [
@@ -44,10 +44,10 @@ def condition(kind: str, status: str, reason: str, message: str) -> dict[str, st
 def test_a_node_is_waited_for_until_it_says_that_it_is_clean_and_what_it_waits_for_is_told(
     conditions: list[dict[str, str]], said: str
 ) -> None:
-    assert retirement({"status": {"conditions": conditions}}) == said
+    assert retirement({"status": {"conditions": conditions, "retired": "one before"}}, "one") == said
+    assert retirement({"status": {"conditions": conditions, "retired": "one"}}, "one") == ""
 
 
-RETIRED = condition("Retired", "True", "Retired", "0 pods have their veths until they end")
 OURS = {"app.kubernetes.io/part-of": "podroute"}
 
 
@@ -60,8 +60,8 @@ def api(monkeypatch: pytest.MonkeyPatch) -> MemoryApi:
         served.put(DAEMON_SETS, {"metadata": {"name": name}})
     served.put(DEPLOYMENTS, {"metadata": {"name": "podroute-operator"}, "spec": {"replicas": 1}})
     served.put(collection_of(ClusterNetwork), {"metadata": {"name": "default"}, "spec": {}})
-    for name, conditions in (("n0", [RETIRED]), ("n1", [])):
-        served.put(collection_of(NodeNetwork), {"metadata": {"name": name}, "status": {"conditions": conditions}})
+    for name, retired in (("n0", "one"), ("n1", "one before")):
+        served.put(collection_of(NodeNetwork), {"metadata": {"name": name}, "status": {"retired": retired}})
     served.put(collection_of(IPPool), {"metadata": {"name": "pods", "finalizers": ["podroute.dev/blocks"]}})
     for name, group in (("ippools.podroute.dev", "podroute.dev"), ("others.example.com", "example.com")):
         served.put(KINDS, {"metadata": {"name": name}, "spec": {"group": group}})
@@ -75,7 +75,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> MemoryApi:
 def removed(api: MemoryApi, *without: str) -> list[str]:
     """What the removal tells; it gives up soon."""
     told: list[str] = []
-    asyncio.run(Removal(cast(Api, api), told.append, 0.1, frozenset(without)).run())
+    asyncio.run(Removal(cast(Api, api), told.append, 0.1, frozenset(without)).run("one"))
     return told
 
 
@@ -88,7 +88,7 @@ def test_nothing_is_removed_before_every_node_is_clean_and_the_one_that_is_not_i
         removed(api)
     assert deleted(api) == []
     assert api.objects[DEPLOYMENTS.plural, "podroute-operator"]["spec"]["replicas"] == 0
-    assert api.objects["clusternetworks", "default"]["spec"]["retiring"] is True
+    assert api.objects["clusternetworks", "default"]["spec"] == {"retiring": "one"}
 
 
 def test_a_node_that_is_left_out_is_not_waited_for_and_what_is_not_ours_stays(api: MemoryApi) -> None:
@@ -106,11 +106,47 @@ def test_a_node_that_is_left_out_is_not_waited_for_and_what_is_not_ours_stays(ap
 
 
 def test_agents_are_kept_until_the_speakers_pods_are_gone(api: MemoryApi) -> None:
-    labels = {"app.kubernetes.io/component": "speaker"}
-    api.put(PODS, {"metadata": {"name": "speaker-x", "labels": labels}, "spec": {"nodeName": "n0"}})
-    with pytest.raises(NotRemoved, match="the speakers' pods end: speaker-x"):
+    labels = {"app.kubernetes.io/name": "podroute", "app.kubernetes.io/component": "speaker"}
+    for node in ("n0", "n1"):
+        api.put(PODS, {"metadata": {"name": f"speaker-{node}", "labels": labels}, "spec": {"nodeName": node}})
+    with pytest.raises(NotRemoved, match=r"the speakers' pods end: speaker-n0$"):
         removed(api, "n1")
     assert deleted(api) == [(DAEMON_SETS.plural, "podroute-speaker")]
+    # On a machine that is gone nobody would say that its pod has ended.
+    assert api.asked("delete at once") == ["speaker-n1"]
+
+
+def test_a_removal_that_was_broken_off_goes_on_under_its_own_name(api: MemoryApi) -> None:
+    spec = {"retiring": "one before"}
+    api.put(collection_of(ClusterNetwork), {"metadata": {"name": "default"}, "spec": spec})
+    with pytest.raises(NotRemoved, match="n0"):
+        removed(api)
+    removed(api, "n0")
+    assert api.objects["clusternetworks", "default"]["spec"] == {"retiring": "one before", "retired": True}
+
+
+def test_an_operator_that_is_started_again_ends_the_removal_before_an_agent_is_deleted(api: MemoryApi) -> None:
+    def taken_back(verb: str, plural: str, name: str) -> None:
+        if (verb, name) == ("delete", "podroute-speaker"):
+            api.put(collection_of(ClusterNetwork), {"metadata": {"name": "default"}, "spec": {"retiring": ""}})
+
+    api.trouble = taken_back
+    with pytest.raises(NotRemoved, match="taken the uninstall back"):
+        removed(api, "n1")
+    assert deleted(api) == [(DAEMON_SETS.plural, "podroute-speaker")]
+
+
+def test_nodes_that_can_not_be_told_are_named_and_nothing_is_deleted(api: MemoryApi) -> None:
+    del api.objects["clusternetworks", "default"]
+    with pytest.raises(NotRemoved, match="ClusterNetwork default is missing, so nodes can't be told: n0, n1"):
+        removed(api)
+    assert deleted(api) == []
+
+
+def test_a_server_that_does_not_answer_for_a_moment_is_asked_again(api: MemoryApi) -> None:
+    troubles = [errors.Unavailable("list", "timeout")]
+    api.trouble = lambda verb, plural, _: troubles.pop() if plural == "nodenetworks" and troubles else None
+    assert "node n0: clean" in removed(api, "n1")
 
 
 def test_an_operator_that_runs_elsewhere_and_renews_its_lease_is_named(

@@ -151,7 +151,7 @@ def test_an_addition_prints_the_agents_result(shim: list[str], agent: Agent) -> 
         ("NONE", {}, ErrorCode.INVALID_ENVIRONMENT),
         (None, {}, ErrorCode.INVALID_ENVIRONMENT),
         ("CHECK", {}, ErrorCode.INVALID_CONFIGURATION),
-        ("GC", {}, ErrorCode.INVALID_CONFIGURATION),
+        ("UPDATE", {}, ErrorCode.INVALID_ENVIRONMENT),
     ],
 )
 def test_the_agents_error_is_printed_and_the_exit_code_is_one(

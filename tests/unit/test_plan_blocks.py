@@ -4,7 +4,9 @@ import msgspec
 from cluster_simulation import Simulation, cluster, with_metadata
 
 from controller.api import IPBlock, IPPool, NodeNetwork
+from controller.api.ipblock import NodeReference
 from controller.api.kubernetes import Node
+from controller.api.nodenetwork import NodeNetworkSpec, NodeNetworkStatus
 from controller.api.objects import LabelSelector, Metadata
 from controller.plan.freeblocks import FreeBlocks
 
@@ -64,13 +66,36 @@ def test_a_silent_agent_holds_up_grants_for_the_settle_time_only() -> None:
     assert len(sim.blocks("n1")) == 2
 
 
-def test_a_node_that_is_not_ready_holds_up_nothing() -> None:
-    sim = cluster()
-    node = sim.get(Node, "n1")
+def not_ready(sim: Simulation, name: str) -> None:
+    """The node's kubelet and agent say nothing."""
+    node = sim.get(Node, name)
     sim.put(msgspec.structs.replace(node, status=msgspec.structs.replace(node.status, conditions=())))
-    sim.silent = {"n1"}
+    sim.silent = {name}
+
+
+def test_a_node_that_is_not_ready_holds_up_nothing_if_it_was_heard_before() -> None:
+    sim = cluster()
+    status = NodeNetworkStatus(epoch="of another term")
+    spec = NodeNetworkSpec(node=NodeReference(name="n1"))
+    sim.put(NodeNetwork(metadata=Metadata(name="n1"), spec=spec, status=status))
+    not_ready(sim, "n1")
     sim.settle()
     assert len(sim.blocks()) == 4
+
+
+def test_a_node_that_is_not_ready_and_was_never_heard_is_waited_for() -> None:
+    """podroute is installed anew over pods that run: nobody knows their addresses yet."""
+    sim = cluster()
+    not_ready(sim, "n1")
+    for _ in range(5):
+        sim.look()
+        sim.answer()
+    assert sim.blocks() == []
+    # Without them this would be the first node's.
+    sim.pods_in["n1"] = {"10.244.0.0/26"}
+    sim.silent = set()
+    sim.settle()
+    assert "10.244.0.0/26" in sim.blocks("n1")
 
 
 def test_a_pool_is_granted_from_only_after_acceptance_was_written_and_listed_again() -> None:

@@ -319,16 +319,19 @@ def test_only_what_had_been_applied_or_was_never_ours_counts_as_drift() -> None:
     assert route_drift(RouteChanges(create=(new,)), applied) == []
 
 
+SERVER = SessionSpec(peer="server", address="10.244.7.7", asn=64512, local_address=OWN[0], local_asn=64512)
+
+
 def retiring(*, is_withdrawn: bool = False, retired: bool = False) -> NodePlan:
-    cluster = ClusterNetwork(metadata=Metadata(name="default"), spec=msgspec.structs.replace(CLUSTER, retiring=True))
+    cluster = ClusterNetwork(metadata=Metadata(name="default"), spec=msgspec.structs.replace(CLUSTER, retiring="one"))
     here = replace(local(pod("10.244.0.70", "fd00:10:244::41")), is_withdrawn=is_withdrawn)
-    result = plan_node(Snapshot(node=node(sessions=(TOR4, TOR6)), cluster=cluster, retired=retired), here)
+    result = plan_node(Snapshot(node=node(sessions=(TOR4, SERVER)), cluster=cluster, retired=retired), here)
     assert result is not None
     return result
 
 
 def test_in_an_uninstall_a_node_withdraws_first_and_forwards_meanwhile() -> None:
-    before, now = plan(node(sessions=(TOR4, TOR6)), local(pod("10.244.0.70", "fd00:10:244::41"))), retiring()
+    before, now = plan(node(sessions=(TOR4, SERVER)), local(pod("10.244.0.70", "fd00:10:244::41"))), retiring()
     assert len(before.desired.neighbours) == 2
     assert now.desired.neighbours == ()
     assert (now.routes, now.table, now.retirement) == (before.routes, before.rules, Reason.RETIRING)
@@ -344,3 +347,12 @@ def test_once_it_has_withdrawn_only_what_running_pods_need_stays_also_when_the_s
 def test_what_was_withdrawn_for_an_uninstall_is_announced_again_when_that_is_taken_back() -> None:
     sessions = (TOR4, TOR6)
     assert plan(node(sessions=sessions), retired=True) == plan(node(sessions=sessions))
+
+
+def test_addresses_of_no_pool_are_claimed_in_blocks_of_the_default_size_so_that_nobody_else_gets_them() -> None:
+    nowhere = ClusterNetwork(metadata=Metadata(name="default"), spec=ClusterNetworkSpec())
+    here = local(pod("10.9.0.70", "fd00:9::41"))
+    found = plan_node(Snapshot(node=node(blocks=()), cluster=nowhere), here)
+    assert found is not None
+    assert set(found.claims) == {BlockClaim(cidr="10.9.0.64/26"), BlockClaim(cidr="fd00:9::40/122")}
+    assert found.blocks == ()

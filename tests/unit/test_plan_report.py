@@ -140,19 +140,38 @@ def test_what_the_speaker_does_not_honour_is_told_unless_a_session_says_so_itsel
     assert condition.message == "desired, router_id x: InvalidValue: use dotted form"
 
 
-def retired(plan: NodePlan, stage: Reason | None, now: Seen) -> tuple[str, str]:
-    """The status of the condition Retired and its message."""
-    status = node_status(NODE, replace(plan, retirement=stage), {}, now, NOW)
-    return next(((c.status, c.message) for c in status.conditions if c.type == "Retired"), ("", ""))
+def retired(plan: NodePlan, stage: Reason | None, now: Seen) -> tuple[str, str, str]:
+    """The condition Retired's status and message, and the uninstall that the node answers."""
+    status = node_status(NODE, replace(plan, retirement=stage, uninstall="one"), {}, now, NOW)
+    found = next((c for c in status.conditions if c.type == "Retired"), None)
+    return (found.status, found.message, status.retired) if found else ("", "", status.retired)
 
 
 def test_a_node_is_retired_once_it_has_withdrawn_and_cleaned_up_and_the_runtime_finds_no_plugin(plan: NodePlan) -> None:
     clean = replace(seen(), is_installed=False, pods=3)
-    assert retired(plan, None, clean) == ("", "")
-    assert retired(plan, Reason.RETIRED, clean) == ("True", "3 pods have their veths until they end")
+    assert retired(plan, None, clean) == ("", "", "")
+    assert retired(plan, Reason.RETIRED, clean) == ("True", "3 pods have their veths until they end", "one")
     assert retired(plan, Reason.RETIRING, replace(seen(UP), is_installed=False)) == (
         "False",
         "not withdrawn yet: tor/10.0.0.1 (established)",
+        "",
     )
     assert retired(plan, Reason.RETIRED, replace(clean, is_installed=True))[0] == "False"
-    assert retired(plan, Reason.RETIRED, replace(clean, troubles=((Reason.APPLY_FAILED, "x"),)))[0] == "False"
+
+
+@pytest.mark.parametrize(
+    ("reason", "hinders"),
+    [
+        (Reason.APPLY_FAILED, True),
+        (Reason.INSTALL_FAILED, True),
+        # What the speaker, which may be removed already, and the operator, which is stopped, would have to mend.
+        (Reason.SPEAKER_AWAY, False),
+        (Reason.SECRET_MISSING, False),
+        (Reason.BLOCK_RETURNED, False),
+    ],
+)
+def test_only_what_is_left_on_the_node_keeps_it_from_being_retired(
+    plan: NodePlan, reason: Reason, hinders: bool
+) -> None:
+    now = replace(seen(), is_installed=False, troubles=((reason, "x"),))
+    assert retired(plan, Reason.RETIRED, now)[2] == ("" if hinders else "one")
