@@ -38,8 +38,20 @@ def guarded(lab: Lab) -> dict[str, str]:
     return {f"{each['kind']}/{each['metadata']['name']}": each["metadata"]["uid"] for each in found}
 
 
+def command(lab: Lab, *options: str) -> list[str]:
+    return [str(Path(sys.executable).with_name("podroute")), "uninstall", "--lab", lab.name, *options]
+
+
+def broken_off(lab: Lab, after: str) -> None:
+    """An uninstall that is ended when it says that."""
+    with subprocess.Popen(command(lab, "--yes"), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert any(after in line for line in process.stdout), f"it never said {after!r}"
+        process.terminate()
+
+
 def uninstall(lab: Lab, *options: str) -> str:
-    argv = [str(Path(sys.executable).with_name("podroute")), "uninstall", "--lab", lab.name, *options]
+    argv = command(lab, *options)
     done = subprocess.run(argv, capture_output=True, text=True, timeout=400, check=False, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -94,7 +106,7 @@ def test_a_dry_run_names_the_pods_that_stay_and_changes_nothing(installed_lab: L
         (line,) = (line for line in said.splitlines() if line.startswith(f"node {pod.node}: "))
         assert f"default/{pod.name}" in line
     assert guarded(lab) == before
-    assert lab.get("clusternetwork", "default")["spec"]["retiring"] == ""
+    assert not lab.get("clusternetwork", "default")["spec"].get("retiring")
     assert lab.get("deployment", "-n", NAMESPACE, "podroute-operator")["spec"]["replicas"] == 1
 
 
@@ -109,6 +121,7 @@ def test_an_uninstall_leaves_nothing_but_the_veths_of_running_pods(installed_lab
         )
     veths = {node: node_veths(lab, node) for node in nodes}
     assert all(veths[pod.node] for pod in across)
+    broken_off(lab, "speakers removed")
     said = uninstall(lab, "--yes")
     # At once: had a session ended without a withdrawal, the routes would be kept for the restart time.
     assert pod_prefixes(lab) == set()
