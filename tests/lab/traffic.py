@@ -70,6 +70,16 @@ class Traffic:
         self.errors: list[str] = []
 
     def __enter__(self) -> Self:
+        try:
+            self._begin()
+        except BaseException:
+            for _, _, process in self._ends:
+                process.kill()
+                process.communicate()
+            raise
+        return self
+
+    def _begin(self) -> None:
         port = FIRST_PORT
         for one, other in self.pairs:
             for family in self.families:
@@ -78,7 +88,6 @@ class Traffic:
                 self._ends.append((other.name, one.name, self._start(other, peer, own, port)))
                 port += 1
         wait_until(self._is_flowing, 15.0, "the traffic probe flows in every direction")
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
