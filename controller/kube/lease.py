@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from controller.kube.client import Api
+from controller.kube.client import Api, Raw
 from controller.kube.errors import AlreadyExists, Conflict, NotFound
 from controller.kube.resources import LEASES
 
@@ -44,6 +44,8 @@ class Lease:
         self._renewed: float | None = None
         self._seen: tuple[str, float] = ("", 0.0)
         self._written = 0
+        # The Lease as this process wrote it last.
+        self._last: Raw | None = None
         self.holder = ""
         # Whether the server showed an older Lease than this process wrote: it lost history. Whoever acts on it resets it.
         self.has_lost_history = False
@@ -60,8 +62,15 @@ class Lease:
     async def renew(self, now: float, wall: datetime) -> bool:
         """Takes or renews the Lease, if that is allowed; the answer is `is_held`. Raises KubeError if the server can't be asked.
 
-        `now` must be read before the call: the Lease counts from when the request was sent, not from when it was answered.
+        `now` must be read before the call: the Lease counts from when the request was sent, not from when it was answered. Who
+        holds it asks once, with the version that it wrote: a server that takes seconds for an answer is asked no more than that.
         """
+        if self._last is not None and self.is_held(now):
+            try:
+                return await self._written_anew(self._last, now, wall)
+            except (Conflict, NotFound):
+                # Somebody else wrote, or the server lost what was written.
+                self._last = None
         try:
             raw = await self._api.get(LEASES, self._name, self._namespace)
         except NotFound:
@@ -72,21 +81,29 @@ class Lease:
         if self.holder != self._identity and not self._has_run_out(raw, now):
             self._renewed = None
             return False
-        transitions = int(spec.get("leaseTransitions") or 0) + (self.holder != self._identity)
-        raw["spec"] = self._spec(wall, transitions, None if self.holder != self._identity else spec.get("acquireTime"))
         try:
-            written = await self._api.replace(LEASES, raw, self._namespace)
+            return await self._written_anew(raw, now, wall)
         except Conflict:
             # Somebody else wrote between the two requests. What we hold lasts as long as it would have anyway.
             return self.is_held(now)
-        self._written = _version_of(written)
+
+    async def _written_anew(self, raw: Raw, now: float, wall: datetime) -> bool:
+        """Writes the Lease as ours at the version that `raw` has. Raises Conflict if that is no longer the latest."""
+        spec = raw.get("spec") or {}
+        is_ours = spec.get("holderIdentity") == self._identity
+        transitions = int(spec.get("leaseTransitions") or 0) + (not is_ours)
+        wanted = {**raw, "spec": self._spec(wall, transitions, spec.get("acquireTime") if is_ours else None)}
+        self._keep(await self._api.replace(LEASES, wanted, self._namespace), now)
+        return True
+
+    def _keep(self, written: Raw, now: float) -> None:
+        self._last, self._written = written, _version_of(written)
         self.holder = self._identity
         self._renewed = now
-        return True
 
     async def release(self, now: float, wall: datetime) -> None:
         """Gives the Lease up, so that the next operator need not wait for its end. Stops writing at once."""
-        held, self._renewed = self.is_held(now), None
+        held, self._renewed, self._last = self.is_held(now), None, None
         if not held:
             return
         raw = await self._api.get(LEASES, self._name, self._namespace)
@@ -109,9 +126,7 @@ class Lease:
             return False
         # Ours is gone: somebody deleted it, or the server lost it with everything since.
         self.has_lost_history |= self._written > 0
-        self._written = _version_of(written)
-        self.holder = self._identity
-        self._renewed = now
+        self._keep(written, now)
         return True
 
     def _has_run_out(self, raw: dict[str, Any], now: float) -> bool:

@@ -68,8 +68,9 @@ class Term:
 
     async def _renewed(self, was_held: bool) -> bool:
         try:
-            # A server that is just starting, or half gone, may keep a request for long: better ask again than lose the Lease.
-            async with asyncio.timeout(max(1.0, self._lease.terms.renew)):
+            # A server that is just starting, or half gone, may keep a request for long: better ask again than lose the Lease. One
+            # that is merely slow is given time, though: half of that for which the Lease is trusted.
+            async with asyncio.timeout(max(1.0, self._lease.terms.trusted / 2)):
                 held = await self._lease.renew(self._clock(), datetime.now(UTC))
         except (KubeError, TimeoutError) as error:
             if not self._is_silent:
