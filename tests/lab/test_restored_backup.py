@@ -15,7 +15,8 @@ from workloads import Pod, apply, await_no_other_pools, eventually, pods_on
 from controller.lab.cluster import Lab
 from controller.lab.errors import LabError
 
-pytestmark = [pytest.mark.lab, pytest.mark.root, pytest.mark.timeout(500)]
+# A short form, with agents that only answer, is in test_apiserver_recovery.
+pytestmark = [pytest.mark.lab, pytest.mark.root, pytest.mark.soak, pytest.mark.timeout(500)]
 
 POOL, CIDR = "restored-v4", "10.245.90.0/28"
 LABEL = "podroute.test/restored"
