@@ -183,10 +183,10 @@ class World:
             self.freed = {address: of for address, of in self.freed.items() if of[0] != name}
 
     def is_locked(self, name: str) -> bool:
-        """Whether every block that the node uses has its IPBlock."""
+        """Whether every block that the node holds has its IPBlock; an agent that has just started holds what the last one did."""
         agent = self.agents.get(name)
         locked = {block.spec.cidr for block in self.server.all(IPBlock) if block.spec.node.name == name}
-        return agent is None or agent.plan is None or {block.cidr for block in agent.plan.blocks} <= locked
+        return agent is None or {block.cidr for block in agent.snapshot.held} <= locked
 
     def lose_block(self, number: int) -> None:
         """Somebody deletes an IPBlock by hand."""
