@@ -32,6 +32,7 @@ from controller.agent.state import State
 from controller.agent.watcher import watch_kernel
 from controller.api.reasons import Reason
 from controller.cni import server as cni_server
+from controller.cni.install import uninstall
 from controller.cni.protocol import RUN_DIRECTORY
 from controller.kube.client import connect
 from controller.kube.errors import KubeError
@@ -122,8 +123,19 @@ async def _run(options: Options) -> None:
             await _tasks(options, state, effects)
     finally:
         effects.close()
-        if state.is_retiring and (state.done is None or state.done.retirement is Reason.RETIRED):
-            remove_traces(state.folder, Path(options.speaker_socket))
+    if is_leaving(state):
+        uninstall(options.cni_bin_dir, options.cni_conf_dir)
+        remove_traces(state.folder, Path(options.speaker_socket))
+
+
+def is_leaving(state: State) -> bool:
+    """Whether the agent was asked to end as the last step of an uninstall: all is withdrawn, or there never was anything to do."""
+    if not state.is_retiring:
+        return False
+    if state.done is not None:
+        return state.done.retirement is Reason.RETIRED
+    # Ended before its first pass. What /run notes of withdrawals that are owed must stay.
+    return state.snapshot.retired or state.snapshot.node is None
 
 
 def remove_traces(folder: RunFolder, speaker_socket: Path) -> None:

@@ -16,7 +16,7 @@ from controller.api import ClusterNetwork, IPBlock, IPPool, NodeNetwork
 from controller.api.kubernetes import Namespace
 from controller.api.objects import GROUP
 from controller.kube.client import Api, Raw
-from controller.kube.errors import Conflict, NotFound, Unavailable
+from controller.kube.errors import Conflict, Forbidden, NotFound, Unavailable
 from controller.kube.resources import DAEMON_SETS, LEASES, PODS, Collection, collection_of
 
 NAMESPACE = "podroute-system"
@@ -35,9 +35,8 @@ RIGHTS = (
     Collection(_RBAC, "v1", "rolebindings", "RoleBinding", namespaced=True),
     Collection(_RBAC, "v1", "roles", "Role", namespaced=True),
 )
+KIND_OF_CLUSTER = f"{ClusterNetwork.PLURAL}.{GROUP}"
 LOOK_SECONDS = 0.5
-# An operator renews its Lease every 3 s.
-LEASE_SECONDS = 8.0
 
 
 class NotRemoved(Exception):
@@ -60,7 +59,7 @@ class Removal:
         for component in ("speaker", "agent"):
             # The agents last: at their end they remove the speakers' files, too.
             await self._require_stopped(name)
-            await _absent(self.api.delete(DAEMON_SETS, f"podroute-{component}", namespace=NAMESPACE))
+            await self._delete(DAEMON_SETS, f"podroute-{component}", NAMESPACE)
             await self._until(functools.partial(self._pods_left, component), f"the {component}s' pods end")
             self.tell(f"{component}s removed")
         await self.remove_rest()
@@ -73,25 +72,34 @@ class Removal:
             )
         )
         await self._until(lambda: self._pods_left("operator"), "the operator's pod ends")
-        if (holder := await self._lease_holder()) and await self._is_renewed():
+        if holder := await self._renewing():
             raise NotRemoved(
                 f"operator {holder} renews the Lease {NAMESPACE}/podroute-operator and is no pod of the Deployment: end it first"
             )
         self.tell("operator stopped")
 
-    async def _lease_holder(self) -> str:
-        lease = await _absent(self.api.get(LEASES, "podroute-operator", NAMESPACE)) or {}
-        return str((lease.get("spec") or {}).get("holderIdentity") or "")
+    async def _lease(self) -> Raw:
+        lease: Raw = await _absent(self.api.get(LEASES, "podroute-operator", NAMESPACE)) or {"metadata": {}}
+        return lease
 
-    async def _is_renewed(self) -> bool:
-        before = await self.api.get(LEASES, "podroute-operator", NAMESPACE)
-        await asyncio.sleep(LEASE_SECONDS)
-        after = await self.api.get(LEASES, "podroute-operator", NAMESPACE)
-        return bool(before["metadata"]["resourceVersion"] != after["metadata"]["resourceVersion"])
+    async def _renewing(self) -> str:
+        """Who renews the Lease though no pod of ours does; "" if it runs out."""
+        first = await self._lease()
+        spec = first.get("spec") or {}
+        deadline = time.monotonic() + float(spec.get("leaseDurationSeconds") or 0)
+        while spec.get("holderIdentity") and time.monotonic() < deadline:
+            await asyncio.sleep(LOOK_SECONDS)
+            now = await self._lease()
+            if now["metadata"].get("resourceVersion") != first["metadata"].get("resourceVersion"):
+                return str((now.get("spec") or {}).get("holderIdentity") or "")
+        return ""
 
     async def retire_nodes(self, new_name: str) -> str:
         """Has every node withdraw and clean itself, and waits for it; gives the uninstall's name, "" if there never was a node."""
         cluster = await _absent(self.api.get(collection_of(ClusterNetwork), "default"))
+        if cluster is None and KIND_OF_CLUSTER not in await _names(kinds_of_ours(self.api)):
+            # A removal that had come so far, or kinds that were never installed.
+            return ""
         if cluster is None:
             listed = await _absent(self.api.list(collection_of(NodeNetwork)))
             if listed and (names := [raw["metadata"]["name"] for raw in listed.items]):
@@ -135,24 +143,42 @@ class Removal:
         for collection in RIGHTS[:2]:
             await self._delete_all(collection)
         await self._free_pools()
-        kinds = [raw["metadata"]["name"] for raw in await kinds_of_ours(self.api)]
-        for name in kinds:
-            await _absent(self.api.delete(KINDS, name))
-        await self._until(lambda: _names(kinds_of_ours(self.api)), "the kinds and their objects are deleted")
+        # The one last that says how far the removal is.
+        for is_last in (False, True):
+            for raw in await kinds_of_ours(self.api):
+                if (raw["metadata"]["name"] == KIND_OF_CLUSTER) == is_last:
+                    await self._delete(KINDS, raw["metadata"]["name"])
+            await self._until(functools.partial(self._kinds_left, is_last), "the kinds and their objects are deleted")
         for collection in RIGHTS[2:]:
             await self._delete_all(collection)
         # A namespace that is being deleted already answers with a conflict.
-        with contextlib.suppress(NotFound, Conflict):
-            await self.api.delete(collection_of(Namespace), NAMESPACE)
+        with contextlib.suppress(Conflict):
+            await self._delete(collection_of(Namespace), NAMESPACE)
         await self._until(self._namespace_left, f"namespace {NAMESPACE} is deleted")
         self.tell("kinds, objects, roles and policies removed")
+
+    async def _kinds_left(self, also_last: bool) -> str:
+        names = (await _names(kinds_of_ours(self.api))).split(", ")
+        return ", ".join(name for name in names if also_last or name != KIND_OF_CLUSTER)
+
+    async def _delete(self, collection: Collection, name: str, namespace: str = "") -> None:
+        """Asks until it is allowed: an API server may not have heard yet that all nodes are clean, and refuse (removal.yaml)."""
+
+        async def refusal() -> str:
+            try:
+                await _absent(self.api.delete(collection, name, namespace=namespace))
+            except Forbidden as error:
+                return str(error)
+            return ""
+
+        await self._until(refusal, f"{collection.kind} {name} may be deleted")
 
     async def _delete_all(self, collection: Collection) -> None:
         for raw in (await self.api.list(collection, label_selector=OURS)).items:
             name, namespace = raw["metadata"]["name"], raw["metadata"].get("namespace", "")
             if raw["metadata"].get("finalizers"):
                 await _absent(self.api.patch(collection, _freed(name)))
-            await _absent(self.api.delete(collection, name, namespace=namespace))
+            await self._delete(collection, name, namespace)
 
     async def _free_pools(self) -> None:
         listed = await _absent(self.api.list(collection_of(IPPool)))

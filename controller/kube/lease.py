@@ -6,6 +6,7 @@ over. Called by the operator.
 """
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -35,12 +36,21 @@ class LeaseTerms(msgspec.Struct, frozen=True):
 class Lease:
     """One named Lease. `identity` must be another for each process, also for two on one machine."""
 
-    def __init__(self, api: Api, name: str, namespace: str, identity: str, terms: LeaseTerms) -> None:
+    def __init__(
+        self,
+        api: Api,
+        name: str,
+        namespace: str,
+        identity: str,
+        terms: LeaseTerms,
+        clock: Callable[[], float] = read_lease_clock,
+    ) -> None:
         self._api = api
         self._name = name
         self._namespace = namespace
         self._identity = identity
         self.terms = terms
+        self._clock = clock
         self._renewed: float | None = None
         self._seen: tuple[str, float] = ("", 0.0)
         self._written = 0
@@ -78,7 +88,8 @@ class Lease:
         self.has_lost_history |= _version_of(raw) < self._written
         spec = raw.get("spec") or {}
         self.holder = spec.get("holderIdentity") or ""
-        if self.holder != self._identity and not self._has_run_out(raw, now):
+        # Since when others are seen counts from the answer: the requests before it may have taken long, or this machine slept.
+        if self.holder != self._identity and not self._has_run_out(raw, self._clock()):
             self._renewed = None
             return False
         try:

@@ -30,6 +30,7 @@ class Term:
         self._on_begin = on_begin
         self._on_recovered = on_recovered
         self._is_silent = False
+        self._was_cut_short = False
 
     def may_write(self) -> bool:
         """Whether this process may write now."""
@@ -62,17 +63,20 @@ class Term:
                     self._lease.holder,
                 )
             was_held = held
-            await asyncio.sleep(
-                self._lease.terms.renew if held and not self._is_silent else self._lease.terms.renew / 3
-            )
+            if not self._was_cut_short:
+                is_well = held and not self._is_silent
+                await asyncio.sleep(self._lease.terms.renew if is_well else self._lease.terms.renew / 3)
 
     async def _renewed(self, was_held: bool) -> bool:
+        self._was_cut_short = False
         try:
             # A server that is just starting, or half gone, may keep a request for long: better ask again than lose the Lease. One
             # that is merely slow is given time, though: half of that for which the Lease is trusted.
             async with asyncio.timeout(max(1.0, self._lease.terms.trusted / 2)):
                 held = await self._lease.renew(self._clock(), datetime.now(UTC))
         except (KubeError, TimeoutError) as error:
+            # It has waited already: what is left of the Lease's time is for asking again.
+            self._was_cut_short = isinstance(error, TimeoutError)
             if not self._is_silent:
                 log.warning("the Lease can't be renewed: %s", str(error) or "no answer in time")
             self._is_silent = True

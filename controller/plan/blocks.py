@@ -79,10 +79,16 @@ class Ground:
         return {each.metadata.name: each for each in self.inventory.pools}
 
 
+def _served(ground: Ground) -> frozenset[str]:
+    """Pools that are accepted and stay."""
+    names = (name for name, pool in ground.pools.items() if pool.metadata.deletion_timestamp is None)
+    return frozenset(name for name in names if ground.verdicts[name].is_accepted)
+
+
 def plan_blocks(ground: Ground) -> BlockPlan:
     """Everything about blocks at this moment."""
     plan = BlockPlan(absent=absent_nodes(ground.inventory, ground.memory, ground.moment.monotonic))
-    plan.claims = claims_of(ground.inventory, ground.networks)
+    plan.claims = claims_of(ground.inventory, ground.networks, _served(ground))
     plan.counts.update(block.spec.node.name for block in ground.inventory.blocks)
     for network in ground.inventory.networks:
         plan.counts[network.metadata.name] += len(kept_grants(ground.inventory, network))

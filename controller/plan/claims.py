@@ -4,7 +4,7 @@ An IPBlock may vanish without a release (deleted by hand, an older backup restor
 lock back, if nobody else has it by now. Part of `controller.plan.blocks`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -53,8 +53,12 @@ class Claims:
     disputed: set[tuple[str, str]] = field(default_factory=set)
 
 
-def claims_of(inventory: Inventory, networks: Mapping[str, NodeNetwork]) -> Claims:
-    """What becomes of every block that a node lists or claims and that has no IPBlock of that node; older nodes come first."""
+def claims_of(inventory: Inventory, networks: Mapping[str, NodeNetwork], served: Collection[str]) -> Claims:
+    """What becomes of every block that a node lists or claims and that has no IPBlock of that node; older nodes come first.
+
+    `served` are the names of pools that are accepted and stay: a claim of no pool, of a time before there was one, is honoured in
+    these alone, lest a refused pool gets to have blocks.
+    """
     found = Claims()
     held = _Held(inventory.blocks)
     nodes = {node.metadata.name: node for node in inventory.nodes}
@@ -65,7 +69,9 @@ def claims_of(inventory: Inventory, networks: Mapping[str, NodeNetwork]) -> Clai
             continue
         for claim in _unlocked(network):
             if network_of(claim.cidr) not in unread:
-                _hear(claim, _Claimant(network, node), _Ground(inventory.pools, networks, held), found)
+                is_old = not (claim.pool or claim.uid) and claim in network.status.claims
+                pools = [p for p in inventory.pools if not is_old or p.metadata.name in served]
+                _hear(claim, _Claimant(network, node), _Ground(pools, networks, held), found)
     return found
 
 

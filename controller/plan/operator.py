@@ -17,6 +17,7 @@ from controller.api.clusternetwork import ClusterNetwork
 from controller.api.fields import MOST_POOLS
 from controller.api.ipblock import IPBlock
 from controller.api.ippool import IPPool
+from controller.api.kubernetes import Node
 from controller.api.nodenetwork import BlockGrant, NodeNetwork
 from controller.api.notes import Note
 from controller.api.objects import Metadata, OwnerReference, Resource
@@ -121,17 +122,23 @@ def silent_nodes(inventory: Inventory, epoch: str) -> tuple[str, ...]:
     """Nodes whose agent has not echoed the epoch: Ready ones, and those that never said anything.
 
     These are not Ready because podroute is just being installed, maybe anew, over pods that run, whose addresses are heard of
-    first.
+    first. A node that came after podroute has no such pods.
     """
     echoes = {each.metadata.name: each.status.epoch for each in inventory.networks}
+    installed = min((each.metadata.creation_timestamp or "" for each in inventory.clusters), default="9999")
     return tuple(
         sorted(
             node.metadata.name
             for node in inventory.nodes
             if echoes.get(node.metadata.name) != epoch
-            and (node.is_ready or (not echoes.get(node.metadata.name) and internal_addresses(node)))
+            and (node.is_ready or (not echoes.get(node.metadata.name) and _may_have_pods(node, installed)))
         )
     )
+
+
+def _may_have_pods(node: Node, installed: str) -> bool:
+    """Whether pods of an earlier installation may run on a node; `installed` is when this one was (RFC 3339)."""
+    return bool(internal_addresses(node)) and (node.metadata.creation_timestamp or "") <= installed
 
 
 def _wake_at(memory: Memory, blocks: BlockPlan) -> float | None:

@@ -2,15 +2,23 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
 
 from controller.agent.files import RunFolder
 from controller.agent.installation import Places, keep_installed
-from controller.agent.main import remove_traces
+from controller.agent.main import is_leaving, remove_traces
 from controller.agent.state import State
 from controller.api.clusternetwork import ClusterNetwork, ClusterNetworkSpec
+from controller.api.ipblock import NodeReference
+from controller.api.nodenetwork import NodeNetwork, NodeNetworkSpec
 from controller.api.objects import Metadata
 from controller.cni.install import CONFLIST, PLUGIN
 from controller.plan.node import Snapshot
+
+NODE = NodeNetwork(metadata=Metadata(name="n0"), spec=NodeNetworkSpec(node=NodeReference(name="n0")))
 
 
 def snapshot(uninstall: str) -> Snapshot:
@@ -73,3 +81,21 @@ def test_an_agent_that_is_removed_leaves_no_file_and_those_of_a_speaker_that_ans
     asyncio.run(answering())
     remove_traces(folder, speaker / "speaker.sock")
     assert not speaker.exists()
+
+
+@pytest.mark.parametrize(
+    ("uninstall", "known", "leaves"),
+    [
+        ("", {}, False),
+        ("one", {}, True),
+        ("one", {"node": NODE}, False),
+        ("one", {"node": NODE, "retired": True}, True),
+    ],
+    ids=["no uninstall", "nothing to do", "not looked yet", "done before"],
+)
+def test_an_agent_that_ends_before_its_first_look_takes_nothing_along_that_is_owed(
+    tmp_path: Path, uninstall: str, known: dict[str, Any], leaves: bool
+) -> None:
+    state = State("n0", RunFolder(tmp_path / "run"), lambda: 0.0)
+    state.snapshot = msgspec.structs.replace(snapshot(uninstall), **known)
+    assert is_leaving(state) is leaves

@@ -62,6 +62,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> MemoryApi:
     served.put(collection_of(ClusterNetwork), {"metadata": {"name": "default"}, "spec": {}})
     for name, retired in (("n0", "one"), ("n1", "one before")):
         served.put(collection_of(NodeNetwork), {"metadata": {"name": name}, "status": {"retired": retired}})
+    served.put(KINDS, {"metadata": {"name": "clusternetworks.podroute.dev"}, "spec": {"group": "podroute.dev"}})
     served.put(collection_of(IPPool), {"metadata": {"name": "pods", "finalizers": ["podroute.dev/blocks"]}})
     for name, group in (("ippools.podroute.dev", "podroute.dev"), ("others.example.com", "example.com")):
         served.put(KINDS, {"metadata": {"name": name}, "spec": {"group": group}})
@@ -99,6 +100,7 @@ def test_a_node_that_is_left_out_is_not_waited_for_and_what_is_not_ours_stays(ap
     assert rest == [
         *((collection.plural, "ours") for collection in RIGHTS[:2]),
         (KINDS.plural, "ippools.podroute.dev"),
+        (KINDS.plural, "clusternetworks.podroute.dev"),
         *((collection.plural, "ours") for collection in RIGHTS[2:]),
         ("namespaces", NAMESPACE),
     ]
@@ -150,11 +152,13 @@ def test_a_server_that_does_not_answer_for_a_moment_is_asked_again(api: MemoryAp
 
 
 def test_an_operator_that_runs_elsewhere_and_renews_its_lease_is_named(
-    api: MemoryApi, monkeypatch: pytest.MonkeyPatch
+    api: MemoryApi,
 ) -> None:
-    lease: dict[str, Any] = {"metadata": {"name": "podroute-operator"}, "spec": {"holderIdentity": "elsewhere"}}
+    lease: dict[str, Any] = {
+        "metadata": {"name": "podroute-operator"},
+        "spec": {"holderIdentity": "elsewhere", "leaseDurationSeconds": 0.05},
+    }
     api.put(LEASES, lease)
-    monkeypatch.setattr("controller.cli.removal.LEASE_SECONDS", 0.0)
     # Left behind by one that ended without giving it up.
     with pytest.raises(NotRemoved, match="n1"):
         removed(api)
@@ -163,3 +167,17 @@ def test_an_operator_that_runs_elsewhere_and_renews_its_lease_is_named(
     )
     with pytest.raises(NotRemoved, match="operator elsewhere renews the Lease"):
         removed(api)
+
+
+def test_a_removal_that_ended_among_the_kinds_goes_on(api: MemoryApi) -> None:
+    del api.objects["clusternetworks", "default"]
+    del api.objects[KINDS.plural, "clusternetworks.podroute.dev"]
+    removed(api)
+    assert (KINDS.plural, "ippools.podroute.dev") in deleted(api)
+
+
+def test_a_server_that_has_not_heard_yet_that_all_are_clean_is_asked_again(api: MemoryApi) -> None:
+    refusals = [errors.Forbidden("delete", "podroute routes pods")]
+    api.trouble = lambda verb, plural, _: refusals.pop() if verb == "delete" and refusals else None
+    removed(api, "n1")
+    assert deleted(api)[0] == (DAEMON_SETS.plural, "podroute-speaker")

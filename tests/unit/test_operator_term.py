@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import msgspec
@@ -126,3 +127,24 @@ def test_a_plan_of_a_lapsed_term_is_not_written_in_the_next_one() -> None:
     assert {raw["spec"]["epoch"] for (plural, _), raw in api.objects.items() if plural == NodeNetwork.PLURAL} == {
         "second"
     }
+
+
+def test_who_wakes_from_sleep_in_the_middle_of_a_renewal_does_not_take_the_lease_of_one_that_lives() -> None:
+    api, clock = MemoryApi(), Clock()
+
+    async def body() -> None:
+        one, other = (Lease(cast(Api, api), "operator", "default", name, TERMS, clock) for name in ("one", "other"))
+        wall = datetime(2026, 1, 1, tzinfo=UTC)
+        assert await one.renew(clock.now, wall)
+        asked = clock.now
+        for _ in range(3):
+            clock.now += TERMS.duration
+            await other.renew(clock.now, wall)
+        assert other.is_held(clock.now)
+        # Its request, sent before it slept, is answered: it has just seen the other one for the first time.
+        assert not await one.renew(asked, wall)
+        clock.now += 1.0
+        assert not await one.renew(clock.now, wall)
+        assert other.is_held(clock.now)
+
+    asyncio.run(body())

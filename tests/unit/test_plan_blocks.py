@@ -3,12 +3,13 @@
 import msgspec
 from cluster_simulation import Simulation, cluster, with_metadata
 
-from controller.api import IPBlock, IPPool, NodeNetwork
+from controller.api import ClusterNetwork, IPBlock, IPPool, NodeNetwork
 from controller.api.ipblock import NodeReference
 from controller.api.kubernetes import Node
 from controller.api.nodenetwork import NodeNetworkSpec, NodeNetworkStatus
 from controller.api.objects import LabelSelector, Metadata
 from controller.plan.freeblocks import FreeBlocks
+from controller.plan.operator import silent_nodes
 
 
 def test_every_node_gets_enough_blocks_of_each_family_for_its_allocatable_pods() -> None:
@@ -87,6 +88,7 @@ def test_a_node_that_is_not_ready_and_was_never_heard_is_waited_for() -> None:
     """podroute is installed anew over pods that run: nobody knows their addresses yet."""
     sim = cluster()
     not_ready(sim, "n1")
+    assert silent_nodes(sim.inventory(), sim.memory.epoch) == ("n0", "n1")
     for _ in range(5):
         sim.look()
         sim.answer()
@@ -326,3 +328,27 @@ def test_of_two_nodes_with_one_address_the_older_keeps_it() -> None:
     assert sim.get(NodeNetwork, "n1").spec.addresses == ()
     assert [n.name for n in plan.notes if n.reason == "NodeAddressConflict"] == ["n1"]
     assert "InternalIP 10.10.0.11 is Node n0's" in sim.condition(IPPool, "v4", "NodesServed")[2]
+
+
+def test_a_node_that_joined_later_and_is_not_ready_yet_is_not_waited_for() -> None:
+    sim = cluster()
+    sim.settle()
+    sim.add_node("n9", 29)
+    not_ready(sim, "n9")
+    sim.put(with_metadata(sim.get(Node, "n9"), creation_timestamp="2027-01-01T00:00:00Z"))
+    for one in sim.all(ClusterNetwork):
+        sim.put(with_metadata(one, creation_timestamp="2026-01-01T00:00:00Z"))
+    assert "n9" not in silent_nodes(sim.inventory(), "another epoch")
+    sim.put(with_metadata(sim.get(Node, "n9"), creation_timestamp="2025-01-01T00:00:00Z"))
+    assert "n9" in silent_nodes(sim.inventory(), "another epoch")
+
+
+def test_addresses_of_before_an_installation_give_no_block_of_a_pool_that_is_refused() -> None:
+    sim = Simulation()
+    sim.add_node("n0", 11)
+    sim.add_pool("refused", "10.10.0.0/16")
+    sim.settle()
+    assert sim.condition(IPPool, "refused", "Accepted")[1] == "OverlapsNodeAddress"
+    sim.pods_in["n0"] = {"10.10.7.0/26"}
+    sim.settle()
+    assert sim.blocks() == []
