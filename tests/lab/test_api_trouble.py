@@ -89,8 +89,9 @@ def proxy(lab: Lab, tmp_path_factory: pytest.TempPathFactory, afterwards: ExitSt
 
 
 @pytest.fixture(scope="module")
-def across(lab: Lab) -> Iterator[list[Pod]]:
-    """Two pods in different racks."""
+def across(lab: Lab, proxy: ApiProxy) -> Iterator[list[Pod]]:
+    """Two pods in different racks; their agents answer before."""
+    eventually(lambda: findings(lab) == [], PATIENCE_S, lambda: f"{findings(lab)}")
     with pods_on(lab, [NODE, lab.topology.node_names[-1]], "trouble") as found:
         yield found
 
