@@ -45,6 +45,7 @@ class Lease:
         terms: LeaseTerms,
         clock: Callable[[], float] = read_lease_clock,
     ) -> None:
+        # Six, since where it lies, whose it is, and what it counts in are the caller's to say.
         self._api = api
         self._name = name
         self._namespace = namespace

@@ -1,4 +1,4 @@
-"""The same lab on containerd 2: its own way of reading configuration lists, of choosing a version, and of asking STATUS and GC."""
+"""The same lab on containerd 2, which reads configuration lists and chooses a version of them in ways of its own."""
 
 import os
 import subprocess
@@ -60,7 +60,7 @@ def test_a_node_stays_ready_while_its_agent_is_away_and_starts_pods_afterwards(n
 
     lab.machine(node).stop("agent")
     try:
-        # containerd 2 asks the plugin's STATUS whenever the kubelet asks it, and that is before each of these.
+        # Whatever containerd asks meanwhile: without the agent it must not find the network gone.
         eventually(beats, 60, lambda: f"the kubelet reports, and again: {heartbeats}")
     finally:
         start_again(lab, node, "agent")

@@ -1,7 +1,7 @@
 """From the reference plugins to podroute in the same range, by the steps of docs/moving.md, under traffic."""
 
 import ipaddress
-import json
+import itertools
 import os
 import re
 import subprocess
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from host_state import need_root
-from router_tables import node_blocks, pod_table
+from router_tables import kernel_routes, node_blocks, pod_table
 from traffic import Traffic
 from workloads import Pod, apply, deployment_manifest, eventually, pods, pods_on
 
@@ -18,6 +18,7 @@ from controller.lab.podroute import KINDS, MANIFESTS, ROOT, ROUTED_POOLS, peers_
 
 pytestmark = [pytest.mark.lab, pytest.mark.root]
 
+OLD_ROUTES = re.compile(r"10\.244\.\d+\.0/(16|24)$|fd00:10:244:.*/(56|64)$")
 OLD_LIST = "/etc/cni/net.d/10-reference.conflist"
 RESERVATION = ROOT / "examples" / "moving" / "reservation.yaml"
 
@@ -50,11 +51,10 @@ def routers_have_blocks_of(lab: Lab, nodes: list[str]) -> bool:
 
 def remove_routes_of_the_old_network(lab: Lab) -> None:
     """At every router, as whoever put them there would."""
-    for router in lab.topology.router_names:
-        for family in ("-4", "-6"):
-            for route in json.loads(lab.netns_exec(router, ["ip", "-j", family, "route"])):
-                if re.match(r"10\.244\.\d+\.0/(16|24)$|fd00:10:244:.*/(56|64)$", route["dst"]):
-                    lab.netns_exec(router, ["ip", family, "route", "del", route["dst"]])
+    for router, family in itertools.product(lab.topology.router_names, ("-4", "-6")):
+        listed = [route["dst"] for route in kernel_routes(lab, router, family, "route")]
+        for prefix in filter(OLD_ROUTES.match, listed):
+            lab.netns_exec(router, ["ip", family, "route", "del", prefix])
 
 
 def test_both_networks_run_side_by_side_in_one_range_until_the_last_old_pod_is_gone(old_lab: Lab) -> None:
