@@ -223,18 +223,28 @@ def test_only_one_of_two_holds_the_lease_until_it_is_given_up_or_runs_out(world:
     terms = LeaseTerms(duration=15, trusted=10, renew=3)
 
     async def body(api: Api) -> None:
-        one, two = (Lease(api, "operator", "default", identity, terms) for identity in ("one", "two"))
-        assert await one.renew(0.0, wall)
-        assert not await two.renew(1.0, wall)
+        # One clock for both and for this test: what they hold counts from the request, what they see of each other from its answer.
+        clock = [0.0]
+
+        def lease(identity: str) -> Lease:
+            return Lease(api, "operator", "default", identity, terms, clock=lambda: clock[0])
+
+        async def renew(lease: Lease, at: float) -> bool:
+            clock[0] = at
+            return await lease.renew(at, wall)
+
+        one, two = lease("one"), lease("two")
+        assert await renew(one, 0.0)
+        assert not await renew(two, 1.0)
         assert two.holder == "one"
         assert one.is_held(9.9)
         assert not one.is_held(10.0), "the holder stops before anybody else may start"
-        assert not await two.renew(15.9, wall)
-        assert await two.renew(16.0, wall), "unchanged for its duration"
-        assert not await one.renew(17.0, wall)
+        assert not await renew(two, 15.9)
+        assert await renew(two, 16.0), "unchanged for its duration"
+        assert not await renew(one, 17.0)
         await two.release(18.0, wall)
         assert not two.is_held(18.0)
-        assert await one.renew(19.0, wall), "given up, so free at once"
+        assert await renew(one, 19.0), "given up, so free at once"
 
     run(world, body)
 
