@@ -5,10 +5,6 @@ PYTHON ?= /usr/bin/python3
 BIN := .venv/bin
 LAB ?= lab
 
-# Each of these tests has namespaces of its own: two files at a time. The others share one lab, or measure the whole machine.
-APART := tests/kernel $(wildcard tests/lab/test_apiserver_*.py)
-SHARING := tests/lab --ignore-glob='*/test_apiserver_*'
-
 .PHONY: help lab lab-down test lint unit kernel lab-tests bench soak chaos generate prepare clean
 
 help: ## Show this.
@@ -32,10 +28,11 @@ lab-down: .venv/.ready ## Remove the lab and all that it made.
 prepare: .venv/.ready
 	@$(BIN)/python -m controller.lab.prepare
 
+# Two processes: in the second run one serves the lab that most tests share, the other those with namespaces or labs of their own.
 test: lint prepare ## Run all tests: pure, kernel, and on a real cluster with real routers.
 	$(BIN)/pytest -q -n 2 tests/unit tests/golden tests/replay tests/safety
-	$(BIN)/pytest -q -n 2 --dist loadfile $(APART)
-	$(BIN)/pytest -q --durations=15 $(SHARING)
+	$(BIN)/pytest -q -n 2 --dist loadgroup --no-loadscope-reorder --durations=25 -m 'not soak and not alone' tests/kernel tests/lab
+	$(BIN)/pytest -q -m 'alone and not soak' tests/lab
 
 lint: .venv/.ready ## Style, types, import contracts.
 	$(BIN)/ruff check .
@@ -52,8 +49,8 @@ kernel: prepare ## Tests in network namespaces.
 lab-tests: prepare ## Tests on a real cluster.
 	$(BIN)/pytest -q --durations=15 tests/lab
 
-bench: prepare ## Measure beside the references; writes bench.md.
-	$(BIN)/pytest -q -s tests/bench
+bench: prepare ## Measure beside the references; writes bench.md and bench-scale.md (PART='*_scale': the latter only).
+	$(BIN)/pytest -q -s tests/bench$(if $(PART),/test_$(PART).py)
 
 soak: prepare ## The long forms of the tests.
 	$(BIN)/pytest -q --durations=15 tests -m soak

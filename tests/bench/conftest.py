@@ -33,15 +33,17 @@ def rounds() -> int:
 
 @pytest.fixture(scope="session")
 def figures(request: pytest.FixtureRequest) -> Iterator[Figures]:
-    """Takes the figures; the table is written if all of them were taken."""
+    """Takes the figures; each table of which all were taken is written."""
     around = surroundings()
     taken = Figures()
     yield taken
-    if taken.is_complete and ROUNDS >= 30 and not request.session.testsfailed:
-        (ROOT / "bench.md").write_text(taken.as_text(around))
-        (ROOT / "bench.json").write_text(json.dumps(taken.as_object(around), indent=1, ensure_ascii=False) + "\n")
-        print("\nwritten: bench.md, bench.json")
-    else:
+    written = taken.complete if ROUNDS >= 30 and not request.session.testsfailed else []
+    for table in written:
+        part = taken.of_table(table)
+        (ROOT / f"{table}.md").write_text(part.as_text(around))
+        (ROOT / f"{table}.json").write_text(json.dumps(part.as_object(around), indent=1, ensure_ascii=False) + "\n")
+        print(f"\nwritten: {table}.md, {table}.json")
+    if not written:
         print("\nnot written, since not everything was measured well:\n" + taken.as_text(around))
 
 

@@ -14,7 +14,11 @@ from typing import Any
 from controller.lab.programs import CNI_PLUGINS, KUBERNETES
 
 ROOT = Path(__file__).resolve().parents[2]
-SECTIONS = ("lab", "pool to routers", "cni", "routes", "upkeep", "operator at scale", "pods at scale")
+# The sections of each table, named as its file: each is written whole, in one run, or not at all.
+TABLES = {
+    "bench": ("lab", "pool to routers", "cni", "routes", "upkeep"),
+    "bench-scale": ("operator at scale", "pods at scale"),
+}
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,10 @@ class Row:
 
 @dataclass
 class Figures:
-    """All rows of a run, and paragraphs that explain some of them."""
+    """All rows of a run, and paragraphs that explain some of them: section, title and text."""
 
     rows: list[Row] = field(default_factory=list)
-    notes: dict[str, str] = field(default_factory=dict)
+    notes: list[tuple[str, str, str]] = field(default_factory=list)
 
     def add(self, *rows: Row) -> None:
         """Also prints them: a run takes minutes."""
@@ -59,12 +63,25 @@ class Figures:
         for row in rows:
             print("\n" + _line(row), end="", flush=True)
 
+    def explain(self, section: str, title: str, text: str) -> None:
+        """Adds a paragraph below the table."""
+        self.notes.append((section, title, text))
+
     @property
-    def is_complete(self) -> bool:
-        return {row.section for row in self.rows} == set(SECTIONS)
+    def complete(self) -> list[str]:
+        """The tables of which every section was measured."""
+        taken = {row.section for row in self.rows}
+        return [table for table, sections in TABLES.items() if taken.issuperset(sections)]
+
+    def of_table(self, table: str) -> "Figures":
+        """What belongs to one table."""
+        sections = TABLES[table]
+        return Figures(
+            [row for row in self.rows if row.section in sections], [note for note in self.notes if note[0] in sections]
+        )
 
     def as_text(self, around: dict[str, str]) -> str:
-        """bench.md."""
+        """Markdown."""
         head = ["| what | podroute | reference | ratio | goal | |", "|---|---|---|---|---|---|"]
         parts = [
             "# What podroute costs",
@@ -74,14 +91,14 @@ class Figures:
         ]
         parts += [f"- {name}: {text}" for name, text in around.items()]
         parts += ["", *head, *map(_line, self.rows)]
-        for title, text in self.notes.items():
+        for _, title, text in self.notes:
             parts += ["", f"## {title}", "", text]
         return "\n".join(parts) + "\n"
 
     def as_object(self, around: dict[str, str]) -> dict[str, Any]:
-        """bench.json."""
+        """JSON."""
         rows = [{**asdict(row), "ratio": row.ratio, "verdict": row.verdict} for row in self.rows]
-        return {"surroundings": around, "rows": rows, "notes": self.notes}
+        return {"surroundings": around, "rows": rows, "notes": {title: text for _, title, text in self.notes}}
 
 
 def _line(row: Row) -> str:

@@ -116,9 +116,8 @@ def test_a_pool_reaches_the_last_router_soon_after_apply(lab: Lab, figures: Figu
             f"first prefix {statistics.median(first):.2f} s",
         )
     )
-    figures.notes["From apply to the routers"] = json.dumps(
-        {
-            name: [round(v, 3) for v in values]
-            for name, values in (("kubectl returned", returned), ("first prefix", first), ("last prefix", totals))
-        }
-    )
+    spans = {
+        name: [round(v, 3) for v in values]
+        for name, values in (("kubectl returned", returned), ("first prefix", first), ("last prefix", totals))
+    }
+    figures.explain("pool to routers", "From apply to the routers", json.dumps(spans))

@@ -206,18 +206,22 @@ def test_samples_of_the_agent_say_where_the_time_of_additions_goes(
 ) -> None:
     call(served, PROFILED_NODE, [podroute()], 1)
     took = sampled(served, sampled_agent, 1, AT_ONCE)
-    figures.notes[f"Where the time of {AT_ONCE} additions and deletions at once goes"] = (
+    figures.explain(
+        "cni",
+        f"Where the time of {AT_ONCE} additions and deletions at once goes",
         f"Sampled in the agent every 2 ms over {AT_ONCE} ADDs ({1000 * took['ADD'][0]:.0f} ms), their pings, and {AT_ONCE} DELs "
         f"({1000 * took['DEL'][0]:.0f} ms): share of samples in which a thread was at that place.\n\n"
-        + busiest(sampled_agent)
+        + busiest(sampled_agent),
     )
     wait_until_rested(served, PROFILED_NODE)
     took = sampled(served, sampled_agent, SINGLE_ROUNDS)
     (asked,) = call(served, PROFILED_NODE, [podroute()], SINGLE_ROUNDS, what="VERSION").values()
     times = {verb: f"{1000 * statistics.median(each):.1f} ms" for verb, each in {**took, **asked}.items()}
-    figures.notes["Where the time of a single addition goes"] = (
+    figures.explain(
+        "cni",
+        "Where the time of a single addition goes",
         f"ADD took {times['ADD']}; VERSION, the same way to the agent and back with nothing to do there, {times['VERSION']}. "
-        f"Sampled over {SINGLE_ROUNDS} ADDs, pings and DELs, one after the other:\n\n" + busiest(sampled_agent)
+        f"Sampled over {SINGLE_ROUNDS} ADDs, pings and DELs, one after the other:\n\n" + busiest(sampled_agent),
     )
 
 

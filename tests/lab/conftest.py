@@ -68,15 +68,36 @@ WITH_LABS_OF_THEIR_OWN = (
     "test_metrics",
     "test_upgrade",
     "test_lab_commands",
+    "test_drained",
     # The last one of the installed lab: podroute comes back there without its demo.
     "test_uninstall",
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Modules in order of their names, but those with labs of their own last: what the shared lab is left with ends meanwhile."""
-    names = (LEAVING_IT_BUSY, *WITH_LABS_OF_THEIR_OWN)
-    items.sort(key=lambda item: names.index(item.path.stem) if item.path.stem in names else -1)
+    """With two processes one serves the shared lab, the other whatever stands alone: files with labs of their own last.
+
+    By name otherwise. What the shared lab is left busy with comes last there.
+    """
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group_of(item)))
+    items.sort(key=place_of)
+
+
+def group_of(item: pytest.Item) -> str:
+    """Which tests must run in one process, one after the other: those of one lab, otherwise those of one file."""
+    fixtures = getattr(item, "fixturenames", ())
+    if "installed_lab" in fixtures:
+        return "installed lab"
+    return "lab" if "lab" in fixtures and item.path.stem not in WITH_LABS_OF_THEIR_OWN else str(item.path.stem)
+
+
+def place_of(item: pytest.Item) -> tuple[int, int]:
+    """The shared lab's tests first, since they take longest, and those with labs of their own last, in the order above."""
+    stem = item.path.stem
+    if stem in WITH_LABS_OF_THEIR_OWN:
+        return 2, WITH_LABS_OF_THEIR_OWN.index(stem)
+    return (0, stem == LEAVING_IT_BUSY) if group_of(item) == "lab" else (1, 0)
 
 
 @pytest.fixture(scope="module")
