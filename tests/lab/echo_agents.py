@@ -18,6 +18,9 @@ from controller.kube.reflector import Reflector, exponential
 from controller.kube.store import Store
 from controller.kube.writer import Writer
 
+# Thousands of nodes don't answer one after the other either.
+AT_ONCE = 16
+
 
 class EchoAgents:
     """All agents, in a thread. Tests set `in_use` (by CIDR), `waiting` (by node, pool), `silent`, `claims` (by node)."""
@@ -29,6 +32,8 @@ class EchoAgents:
         self.silent: set[str] = set()
         self.claims: dict[str, tuple[BlockClaim, ...]] = {}
         self._held: dict[str, dict[str, BlockGrant]] = {}
+        # What was answered to last, by node: the object's version, and what the test said then.
+        self._answered: dict[str, tuple[str, str]] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="echo-agents")
 
@@ -51,20 +56,25 @@ class EchoAgents:
             task = asyncio.create_task(reflector.run())
             while not self._stop.is_set():
                 await asyncio.sleep(0.02)
-                for network in store.all(NodeNetwork):
-                    await self._echo(api, network)
+                said = repr((self.in_use, self.waiting, self.silent, self.claims))
+                news = [each for each in store.all(NodeNetwork) if not self._is_answered(each, said)]
+                for start in range(0, len(news), AT_ONCE):
+                    await asyncio.gather(*(self._echo(api, each, said) for each in news[start : start + AT_ONCE]))
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _echo(self, api: Api, network: NodeNetwork) -> None:
+    def _is_answered(self, network: NodeNetwork, said: str) -> bool:
+        return self._answered.get(network.metadata.name) == (network.metadata.resource_version, said)
+
+    async def _echo(self, api: Api, network: NodeNetwork, said: str) -> None:
         name = network.metadata.name
         status = self._status(network)
-        if name in self.silent or status == network.status:
-            return
-        try:
-            await Writer(api).set_status(NodeNetwork, name, network.metadata.uid, status)
-        except KubeError:
-            return
+        if name not in self.silent and status != network.status:
+            try:
+                await Writer(api).set_status(NodeNetwork, name, network.metadata.uid, status)
+            except KubeError:
+                return
+        self._answered[name] = (network.metadata.resource_version, said)
 
     def _status(self, network: NodeNetwork) -> NodeNetworkStatus:
         usage: list[BlockUsage] = []
