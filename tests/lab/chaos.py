@@ -37,10 +37,15 @@ HEAL_S = 60.0
 
 @dataclass(frozen=True)
 class Flow:
-    """Two ends, and the machines that packets between them end on or must cross."""
+    """Two ends, the machines that packets between them end on or must cross, and the ToRs whose BGP says where the other end is."""
 
     ends: tuple[Place, Place]
     machines: frozenset[str]
+    tellers: frozenset[str]
+
+    def is_of(self, victim: str, fault: Fault) -> bool:
+        """Whether the fault may cost it packets: also where a ToR is cut off whose BGP ends, and its routes with it."""
+        return victim in self.machines or (fault.resets and fault.withdraws and victim in self.tellers)
 
     @property
     def labels(self) -> set[str]:
@@ -55,19 +60,17 @@ def flows_between(lab: Lab, pods: Sequence[Pod]) -> list[Flow]:
     racks = [[pod for pod in pods if shape.rack_of(pod.node) == rack] for rack in range(shape.racks)]
     within = [(rack[0], rack[1]) for rack in racks]
     across = (racks[0][0], racks[-1][0])
-    outside = Flow((racks[-1][1].place, place_of(lab, "outside")), crossed(shape, racks[-1][1].node))
-    return [
-        *(Flow((one.place, other.place), crossed(shape, one.node, other.node)) for one, other in (*within, across)),
-        outside,
-    ]
+    pairs = (*within, across)
+    inner = [flow(shape, (one.place, other.place), one.node, other.node) for one, other in pairs]
+    last = racks[-1][1]
+    return [*inner, flow(shape, (last.place, place_of(lab, "outside")), last.node)]
 
 
-def crossed(shape: Topology, node: str, other: str = "") -> frozenset[str]:
-    """The machines between two nodes, or a node and what is behind the spine; within a rack packets go straight."""
-    if other and shape.rack_of(node) == shape.rack_of(other):
-        return frozenset({node, other})
-    ends = [each for each in (node, other) if each]
-    return frozenset({*ends, *(shape.tor_names[shape.rack_of(each)] for each in ends), "spine"})
+def flow(shape: Topology, ends: tuple[Place, Place], *nodes: str) -> Flow:
+    """Between two nodes, or a node and what is behind the spine; within a rack packets go straight."""
+    tors = frozenset(shape.tor_names[shape.rack_of(each)] for each in nodes)
+    is_within = len(nodes) == 2 and len(tors) == 1
+    return Flow(ends, frozenset(nodes) if is_within else frozenset({*nodes, *tors, "spine"}), tors)
 
 
 def chosen(seed: int, count: int) -> list[tuple[Fault, int]]:
@@ -93,7 +96,7 @@ def suffer(lab: Lab, flows: Sequence[Flow], fault: Fault, victim: str) -> Outcom
         with fault.cause(lab, victim):
             pass
         healed = _healing(lab)
-    own = {label for flow in flows if victim in flow.machines for label in flow.labels}
+    own = {label for flow in flows if flow.is_of(victim, fault) for label in flow.labels}
     reset = [name for name, mark in sorted(_marks(lab).items()) if before.get(name) != mark]
     return Outcome(
         fault=fault,

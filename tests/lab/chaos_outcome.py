@@ -85,12 +85,15 @@ def document(seed: int, outcomes: Sequence[Outcome]) -> str:
 
 Written by `make chaos` (seed {seed}). In a lab of four nodes in two racks with one ToR each (FRR and BIRD), numbered packets
 and a stream, IPv4 and IPv6, run both ways between pods of one rack, between pods of two racks, and between a pod and the outside
-host, while one fault after the other is caused. A flow is the victim's own if it ends on it or must cross it; packets lost and the
-longest gap are those of its own flows, and no fault may cost others a packet. Sessions are those of the nodes with their ToRs.
+host, while one fault after the other is caused. A flow is the victim's own if it ends on it or must cross it, or if it is a ToR
+whose BGP ends and that told the ends of each other; packets lost and the longest gap are those of its own flows, and no fault may
+cost others a packet. Sessions are those of the nodes with their ToRs.
 Routes withdrawn are pod routes that went from the routers' own kernels. After each fault the lab is compared with the oracle,
 which uses `kubectl`, `ip`, `vtysh` and `birdc` alone, and with `podroute check`.
 
 {rows}
 
-With one ToR a rack, its end cuts the rack off until it is back; so does the spine's for what crosses it.
+With one ToR a rack, its end cuts the rack off until it is back; so does the spine's for what crosses it. Within the rack, too, if
+the router takes its routes out of its own kernel when its BGP daemon dies, as FRR's zebra does unless it is told to preserve them:
+nodes keep what a router told them for its restart time only if it says that it goes on forwarding (RFC 4724 section 4.2).
 """
