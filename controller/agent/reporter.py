@@ -132,7 +132,7 @@ class Reporter:
         delay = seconds_until_write(status, self._written, now, self._jitter.random())
         if delay is None or delay > 0:
             return delay
-        self._remember_returns(status)
+        status = self._remembered(status)
         try:
             await self._write(self._state.node, status)
         except self._failures as error:
@@ -145,17 +145,25 @@ class Reporter:
         self._written = Written(status, self._state.clock())
         return None
 
-    def _remember_returns(self, status: NodeNetworkStatus) -> None:
-        """Before it is said: whoever hears it may give the blocks to others, whatever becomes of this process."""
+    def _remembered(self, status: NodeNetworkStatus) -> NodeNetworkStatus:
+        """The status, once what it gives back is kept: others may get the blocks then, whatever comes of this process.
+
+        While that can't be written nothing is given back.
+        """
         state = self._state
         if state.done is None:
-            return
+            return status
         answer = Return(state.done.object_uid, status.observed_generation, status.epoch)
         returns = after_giving_back(state.snapshot.returns, status.released, answer)
-        if returns != state.snapshot.returns:
-            state.snapshot = msgspec.structs.replace(state.snapshot, returns=returns)
-            state.folder.store_snapshot(state.snapshot)
-            state.reconcile.ring()
+        if returns == state.snapshot.returns:
+            return status
+        snapshot = msgspec.structs.replace(state.snapshot, returns=returns)
+        state.folder.store_snapshot(snapshot)
+        if state.folder.problem:
+            return msgspec.structs.replace(status, released=())
+        state.snapshot = snapshot
+        state.reconcile.ring()
+        return status
 
 
 def rfc3339_now() -> str:

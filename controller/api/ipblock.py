@@ -34,6 +34,15 @@ class IPBlockSpec(Struct, frozen=True, kw_only=True, rename="camel", omit_defaul
             "and reports when it is empty."
         ),
     ] = "Active"
+    deleted_node_grace: Annotated[
+        int,
+        Meta(
+            description="Seconds for which the node may go on using the block once its Node is gone: the longest grace that its "
+            "agent may have been told. Nobody else gets the block before.",
+            ge=0,
+            le=604800,
+        ),
+    ] = 900
 
 
 class IPBlock(Resource, frozen=True, kw_only=True, rename="camel"):

@@ -20,7 +20,7 @@ from controller.kube.errors import KubeError, NotFound
 from controller.kube.events import EventRecorder
 from controller.kube.resources import DAEMON_SETS, PODS, REVISIONS
 from controller.kube.store import Store
-from controller.plan.rollout import Component, NodeView, Part, Replaced, Step, next_step, seen
+from controller.plan.rollout import Component, NodeView, Part, Replaced, Step, last_replaced, next_step, seen
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,8 @@ class SpeakerRollout:
         self._recorder = recorder
         self._may_write = may_write
         self._memory: Replaced | None = None
+        # Whether an operator before this one may have been in the middle of a rollout.
+        self._is_new = True
         # The reason and the node of the last step, since when (monotonic seconds), and whether people were told.
         self._phase: tuple[Reason | None, str, float] = (None, "", 0.0)
         self._is_told = False
@@ -61,7 +63,7 @@ class SpeakerRollout:
                     wait = await self._look()
                 else:
                     # Whoever writes meanwhile may replace others.
-                    self._memory = None
+                    self._memory, self._is_new = None, True
                 said = ""
             except KubeError as error:
                 if str(error) != said:
@@ -81,7 +83,10 @@ class SpeakerRollout:
         if parts is None:
             return BUSY_SECONDS
         wanted = int(sets["speaker"]["status"].get("desiredNumberScheduled", 0))
-        step = next_step(seen(parts, self._nodes(), wanted), self._memory, time.monotonic())
+        here = seen(parts, self._nodes(), wanted)
+        if self._is_new:
+            self._memory, self._is_new = last_replaced(here), False
+        step = next_step(here, self._memory, time.monotonic())
         # Before the request: its answer may be lost.
         self._memory = step.memory
         if step.replace is not None and self._may_write():
@@ -174,4 +179,5 @@ def part_of(pod: Raw, component: Component, latest: str) -> Part:
         is_current=metadata.get("labels", {}).get(_REVISION) == latest,
         is_ready=any(each["type"] == "Ready" and each["status"] == "True" for each in conditions),
         is_ending="deletionTimestamp" in metadata,
+        created=metadata.get("creationTimestamp", ""),
     )

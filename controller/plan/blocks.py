@@ -25,7 +25,7 @@ from controller.plan.inventory import Inventory, Memory, Moment
 from controller.plan.keeping import kept_grants
 from controller.plan.nodes import NodeFacts
 from controller.plan.pools import FINALIZER, Verdict, is_of, is_selecting
-from controller.plan.reclaim import Absent, absent_nodes, orphan_due, reclaim_due
+from controller.plan.reclaim import Absent, absent_nodes, orphan_due, reclaim_due, remembered_grace
 from controller.plan.reported import Misreport
 
 
@@ -74,6 +74,14 @@ class Ground:
         return {each.metadata.name: each for each in self.inventory.networks}
 
     @cached_property
+    def blocks_of(self) -> dict[str, list[IPBlock]]:
+        """IPBlocks by the name of their node."""
+        by_node: dict[str, list[IPBlock]] = defaultdict(list)
+        for block in self.inventory.blocks:
+            by_node[block.spec.node.name].append(block)
+        return by_node
+
+    @cached_property
     def pools(self) -> dict[str, IPPool]:
         """Pools by name."""
         return {each.metadata.name: each for each in self.inventory.pools}
@@ -95,7 +103,7 @@ def plan_blocks(ground: Ground) -> BlockPlan:
     # Listed beside the node's own until it has answered.
     plan.counts.update(node for node, _ in plan.claims.disputed)
     for block in plan.claims.recreated:
-        _create(plan, block)
+        _create(ground, plan, block)
     _follow_nodes(ground, plan)
     usages = {each.metadata.name: usage_of(each) for each in ground.inventory.networks}
     plan.idle = _idle_since(ground, usages)
@@ -140,12 +148,17 @@ def _with(block: IPBlock, spec: IPBlockSpec) -> IPBlock:
 
 
 def _follow_nodes(ground: Ground, plan: BlockPlan) -> None:
-    """A node that was added again keeps its blocks, under its new UID."""
+    """A node that was added again keeps its blocks, under its new UID; blocks remember which grace their node may go by."""
+    grace = ground.inventory.configuration.spec.grace_periods.deleted_node
     for block in ground.inventory.blocks:
-        facts = ground.facts.get(block.spec.node.name)
-        if facts is not None and facts.node.metadata.uid != block.spec.node.uid:
-            reference = NodeReference(name=facts.name, uid=facts.node.metadata.uid)
-            plan.updates.append(_with(block, msgspec.structs.replace(block.spec, node=reference)))
+        name = block.spec.node.name
+        facts, reference = ground.facts.get(name), block.spec.node
+        if facts is not None:
+            reference = NodeReference(name=name, uid=facts.node.metadata.uid)
+        remembered = remembered_grace(block, ground.networks.get(name), grace)
+        spec = msgspec.structs.replace(block.spec, node=reference, deleted_node_grace=remembered)
+        if spec != block.spec:
+            plan.updates.append(_with(block, spec))
 
 
 def _reclaim(ground: Ground, plan: BlockPlan) -> None:
@@ -318,14 +331,16 @@ def _take_back(ground: Ground, plan: BlockPlan, need: _Need, blocks: list[IPBloc
             need.capacity += block_size_of(block.spec.cidr, ground.reserved)
 
 
-def _create(plan: BlockPlan, block: IPBlock) -> bool:
+def _create(ground: Ground, plan: BlockPlan, block: IPBlock) -> bool:
     """Creates the block, unless its node is full: a NodeNetwork with more would be refused as a whole."""
     node = block.spec.node.name
+    grace = ground.inventory.configuration.spec.grace_periods.deleted_node
+    longest = max(grace, plan.absent.graces.get(node, 0))
     if plan.counts[node] >= MOST_BLOCKS:
         plan.full.setdefault(block.spec.pool, Counter())[node] += 1
         return False
     plan.counts[node] += 1
-    plan.creates.append(block)
+    plan.creates.append(_with(block, msgspec.structs.replace(block.spec, deleted_node_grace=longest)))
     return True
 
 
@@ -342,7 +357,7 @@ def _grant(ground: Ground, plan: BlockPlan, pool: IPPool, short: list[_Need], fr
                 missing = {each.node: each.blocks_missing(pool) for each in left if each.missing > 0}
                 plan.exhausted[pool.metadata.name] = missing
                 return
-            _create(plan, new_block(cidr, pool.metadata.name, ground.facts[need.node].node))
+            _create(ground, plan, new_block(cidr, pool.metadata.name, ground.facts[need.node].node))
             need.capacity += block_size_of(cidr, ground.reserved)
         left = [need for need in left if need.missing > 0 and plan.counts[need.node] < MOST_BLOCKS]
 

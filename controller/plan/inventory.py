@@ -39,9 +39,8 @@ class Memory:
     """What is not written in any object. Starting empty is safe: it makes the operator wait longer, never act sooner.
 
     `gone` holds since when (monotonic seconds) both Node and NodeNetwork of a name are missing, `orphans` since when the Node alone
-    is, `graces` the seconds after which a node's agent gives its blocks up, as far as it is known to have heard. `idle` holds since
-    when a block (by UID) is unused, `freed` when a CIDR was given back. `verified` are UIDs of pools that a list made after their
-    acceptance still showed without overlap.
+    is. `idle` holds since when a block (by UID) is unused, `freed` when a CIDR was given back. `verified` are UIDs of pools that a
+    list made after their acceptance still showed without overlap.
     `unsettled_since` is None once every Ready node's agent has echoed `epoch`, or `settle_seconds` have passed.
     """
 
@@ -51,7 +50,6 @@ class Memory:
     reclaim_margin: float = RECLAIM_MARGIN
     gone: Mapping[str, float] = field(default_factory=dict)
     orphans: Mapping[str, float] = field(default_factory=dict)
-    graces: Mapping[str, int] = field(default_factory=dict)
     idle: Mapping[str, float] = field(default_factory=dict)
     freed: Mapping[str, float] = field(default_factory=dict)
     verified: frozenset[str] = frozenset()

@@ -106,7 +106,7 @@ def _digest(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class NodePart:
-    """What else goes into a node's spec: its identifier, pools that select it, blocks, sessions, and whether it is in the mesh."""
+    """What else goes into a node's spec: its identifier, pools that select it, blocks, sessions, mesh, and grace (seconds)."""
 
     router_id: str
     pools: tuple[str, ...] | None
@@ -114,6 +114,7 @@ class NodePart:
     sessions: tuple[SessionSpec, ...]
     mesh: bool
     epoch: str
+    deleted_node_grace: int
 
 
 def node_network_spec(facts: NodeFacts, configuration: BGPConfigurationSpec, part: NodePart) -> NodeNetworkSpec:
@@ -127,7 +128,7 @@ def node_network_spec(facts: NodeFacts, configuration: BGPConfigurationSpec, par
         listen_port=configuration.listen_port,
         hold_time=configuration.hold_time,
         graceful_restart_time=configuration.graceful_restart.time,
-        deleted_node_grace=configuration.grace_periods.deleted_node,
+        deleted_node_grace=part.deleted_node_grace,
         mesh=part.mesh,
         pools=part.pools,
         blocks=part.blocks,

@@ -30,6 +30,7 @@ from controller.plan.keeping import kept_grants, with_kept_members, with_kept_pa
 from controller.plan.nodes import NodeFacts, NodePart, internal_addresses, node_facts, node_network_spec, router_ids
 from controller.plan.peers import Peering, plan_peering
 from controller.plan.pools import FINALIZER, is_selecting, pool_verdicts, reserved_inside, reserved_networks
+from controller.plan.reclaim import told_grace
 from controller.plan.reported import heard
 from controller.plan.returned import asked_back
 from controller.plan.statuses import notes_of, statuses_of
@@ -154,9 +155,7 @@ def _remembered(ground: Ground, blocks: BlockPlan) -> Memory:
     for block in blocks.creates:
         freed.pop(block.spec.cidr, None)
     absent = blocks.absent
-    return replace(
-        ground.memory, gone=absent.gone, orphans=absent.orphans, graces=absent.graces, idle=blocks.idle, freed=freed
-    )
+    return replace(ground.memory, gone=absent.gone, orphans=absent.orphans, idle=blocks.idle, freed=freed)
 
 
 def _to_verify(ground: Ground) -> frozenset[str]:
@@ -211,6 +210,7 @@ def _networks(
             sessions=sessions,
             mesh=name in peering.mesh,
             epoch=ground.memory.epoch,
+            deleted_node_grace=told_grace(ground.blocks_of.get(name, ()), configuration.grace_periods.deleted_node),
         )
         spec = node_network_spec(facts, configuration, part)
         owners = (_owner(facts),)

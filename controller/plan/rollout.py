@@ -24,7 +24,7 @@ SessionName = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A pod of one of the two DaemonSets. `is_current`: of the DaemonSet's latest template."""
+    """A pod of one of the two DaemonSets, `created` at (RFC 3339). `is_current`: of the DaemonSet's latest template."""
 
     name: str
     uid: str
@@ -33,6 +33,7 @@ class Part:
     is_current: bool
     is_ready: bool
     is_ending: bool = False
+    created: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,19 @@ def seen(parts: Iterable[Part], nodes: Mapping[str, NodeView], wanted: int) -> S
         nodes,
         sum(part.component == "speaker" for part in staying) >= wanted,
     )
+
+
+def last_replaced(here: Seen) -> Replaced | None:
+    """What an operator that has just started takes for the last replaced one: the youngest speaker of the latest version.
+
+    Which sessions it had before, nobody remembers: those that it has, or all that it should have if it has none.
+    """
+    current = [part for part in here.speakers.values() if part.is_current]
+    if not current:
+        return None
+    node = max(current, key=lambda each: (each.created, each.node)).node
+    view = here.nodes[node]
+    return Replaced(node, view.established or view.listed)
 
 
 def next_step(here: Seen, memory: Replaced | None, now: float) -> Step:

@@ -74,10 +74,11 @@ WITH_LABS_OF_THEIR_OWN = (
 )
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With two processes one serves the shared lab, the other whatever stands alone: files with labs of their own last.
 
-    By name otherwise. What the shared lab is left busy with comes last there.
+    By name otherwise. What the shared lab is left busy with comes last there. Before xdist's own hook, which reads the groups.
     """
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group_of(item)))

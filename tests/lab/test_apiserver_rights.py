@@ -56,7 +56,6 @@ IN_NAMESPACES = {
         | rights("", "pods", "list delete")
     ),
     # Events about Nodes live in default.
-    ("podroute-agent", "default"): rights("events.k8s.io", "events", "create patch"),
     ("podroute-operator", "default"): rights("events.k8s.io", "events", "create patch"),
 }
 

@@ -157,6 +157,11 @@ def test_a_peer_whose_secret_comes_later_has_its_session_then(lab: Lab, spare: S
         eventually(lambda: condition(lab, waiting, "Established").get("reason") == "SecretMissing", 15, "SecretMissing")
         apply(lab, late)
         eventually(lambda: spare.is_established("n0", 4, GUARDED_HOST), 40, lambda: f"a session: {found(lab, waiting)}")
+        logs = {name: lab.log(*name).read_text() for name in (("n0", "agent"), ("n0", "speaker"), ("cp", "operator"))}
+        assert all(logs.values())
+        # ExaBGP is told of it in base64, and so is the API server.
+        for text in (PASSWORD, base64.b64encode(PASSWORD.encode()).decode()):
+            assert [name for name, log in logs.items() if text in log] == []
     finally:
         lab.kubectl("delete", "bgppeer", "late")
         lab.kubectl("delete", "secret", "-n", "podroute-system", "late", "--ignore-not-found")

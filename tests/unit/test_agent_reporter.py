@@ -1,12 +1,16 @@
 """When a node's status is written, and what is remembered of it (`controller.agent.reporter`)."""
 
 import asyncio
+import errno
+import os
 import time
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from bgp.values import Family, Observed, Session, SessionState
+from controller.agent import files
 from controller.agent.files import RunFolder
 from controller.agent.reporter import COUNTERS, LEAST, NOTABLE, Reporter, Written, seconds_until_write
 from controller.agent.state import State
@@ -122,6 +126,33 @@ def test_a_block_that_is_given_back_is_remembered_before_that_is_said_and_though
     asyncio.run(asyncio.wait_for(story(), 10))
     assert remembered == [{"b": Return("object", 10, "e")}]
     assert state.snapshot.returns.blocks == remembered[0]
+
+
+def test_nothing_is_given_back_while_that_can_not_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = reporting(tmp_path)
+    state.clock = time.monotonic
+    written: asyncio.Queue[NodeNetworkStatus] = asyncio.Queue()
+    real = files.write_atomically
+
+    def full(path: Path, content: bytes, mode: int = 0o600) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async def write(_: str, status: NodeNetworkStatus) -> None:
+        await written.put(status)
+
+    async def story() -> None:
+        task = asyncio.create_task(Reporter(state, write, (Refused,)).run())
+        monkeypatch.setattr(files, "write_atomically", full)
+        state.report.ring()
+        assert (await written.get()).released == ()
+        assert state.snapshot.returns.blocks == {}
+        monkeypatch.setattr(files, "write_atomically", real)
+        state.report.ring()
+        assert (await written.get()).released == ("b",)
+        assert state.folder.load_snapshot().returns.blocks == {"b": Return("object", 10, "e")}
+        task.cancel()
+
+    asyncio.run(asyncio.wait_for(story(), 10))
 
 
 def test_a_block_that_waits_for_a_routers_restart_time_is_given_back_when_that_is_over(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """When the blocks of a node that was deleted are kept, and when they are free for others."""
 
-from cluster_simulation import cluster
+import pytest
+from cluster_simulation import Simulation, cluster
 
 from controller.api import IPBlock, NodeNetwork
 from controller.api.bgpconfiguration import BGPConfiguration, BGPConfigurationSpec, GracePeriods
 from controller.api.kubernetes import Node
 from controller.api.objects import Metadata
+from controller.plan.inventory import Memory
 
 
 def test_a_node_that_comes_back_within_grace_keeps_its_blocks_under_its_new_uid() -> None:
@@ -61,16 +63,28 @@ def test_the_grace_begins_when_the_nodes_network_is_gone_too_and_that_is_deleted
     assert sim.blocks("n0") == []
 
 
-def test_a_shorter_grace_counts_only_for_nodes_whose_agent_has_heard_of_it() -> None:
+def configure(sim: Simulation, grace: int) -> None:
+    spec = BGPConfigurationSpec(grace_periods=GracePeriods(deleted_node=grace))
+    sim.put(BGPConfiguration(metadata=Metadata(name="default"), spec=spec))
+
+
+def restart_operator(sim: Simulation) -> None:
+    sim.memory = Memory(epoch=sim.memory.epoch + "'", unsettled_since=sim.now)
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_shorter_grace_counts_only_for_nodes_whose_agent_has_heard_of_it(restarts: bool) -> None:
     sim = cluster()
     sim.settle()
     sim.silent = {"n0"}
-    spec = BGPConfigurationSpec(grace_periods=GracePeriods(deleted_node=5))
-    sim.put(BGPConfiguration(metadata=Metadata(name="default"), spec=spec))
+    configure(sim, 5)
     sim.settle()
     sim.remove_node("n0")
     sim.remove_node("n1")
     sim.settle()
+    if restarts:
+        restart_operator(sim)
+        sim.settle()
     sim.now += 95
     sim.settle()
     assert (len(sim.blocks("n0")), len(sim.blocks("n1"))) == (2, 0)
@@ -79,10 +93,53 @@ def test_a_shorter_grace_counts_only_for_nodes_whose_agent_has_heard_of_it() -> 
     assert sim.blocks() == []
 
 
+def test_a_grace_made_shorter_after_the_node_is_gone_does_not_count_for_it_whoever_looks() -> None:
+    sim = cluster()
+    sim.settle()
+    sim.remove_node("n0")
+    sim.settle()
+    configure(sim, 0)
+    restart_operator(sim)
+    sim.settle()
+    sim.now += 989
+    sim.settle()
+    assert len(sim.blocks("n0")) == 2, "its agent, cut off, goes by what it was told"
+    sim.now += 1
+    sim.settle()
+    assert sim.blocks("n0") == []
+
+
+def test_no_node_is_told_of_a_longer_grace_before_all_its_blocks_remember_it() -> None:
+    sim = cluster()
+    sim.settle()
+    configure(sim, 7200)
+    seen = []
+    while not (plan := sim.look()).is_empty:
+        told = sim.get(NodeNetwork, "n0").spec.deleted_node_grace
+        seen.append((told, min(b.spec.deleted_node_grace for b in sim.all(IPBlock) if b.spec.node.name == "n0")))
+        assert seen[-1][0] <= seen[-1][1], plan
+    assert seen[0][0] == 900, "the blocks come first"
+    assert seen[-1] == (7200, 7200)
+
+
+def test_a_block_remembers_a_shorter_grace_once_its_node_goes_by_it() -> None:
+    sim = cluster()
+    sim.settle()
+    sim.silent = {"n0"}
+    configure(sim, 5)
+    sim.settle()
+    graces = {b.spec.node.name: b.spec.deleted_node_grace for b in sim.all(IPBlock)}
+    assert graces["n0"] == 900
+    assert graces["n1"] == 5
+    sim.silent = set()
+    sim.settle()
+    assert {b.spec.deleted_node_grace for b in sim.all(IPBlock)} == {5}
+    assert sim.get(NodeNetwork, "n0").spec.deleted_node_grace == 5
+
+
 def test_the_grace_of_a_deleted_node_is_configured() -> None:
     sim = cluster()
-    spec = BGPConfigurationSpec(grace_periods=GracePeriods(deleted_node=5))
-    sim.put(BGPConfiguration(metadata=Metadata(name="default"), spec=spec))
+    configure(sim, 5)
     sim.settle()
     sim.remove_node("n0")
     sim.settle()

@@ -127,6 +127,24 @@ def test_a_node_that_is_dead_holds_the_others_up_only_if_it_was_replaced_last() 
         assert next_step(cluster("a"), nodes, None, 1).replace is None
 
 
+def test_an_operator_that_starts_in_the_middle_waits_for_the_speaker_that_was_replaced_last() -> None:
+    parts = swap(cluster("c"), "a", "speaker", created="2026-01-01T00:00:02Z")
+    parts = swap(parts, "b", "speaker", created="2026-01-01T00:00:01Z")
+
+    def first_step(nodes: Mapping[str, NodeView]) -> Step:
+        here = seen(parts, nodes, 3)
+        memory = rollout.next_step(here, rollout.last_replaced(here), 0).memory
+        return rollout.next_step(here, memory, SETTLE_SECONDS)
+
+    held = first_step(DOWN)
+    assert (held.replace, held.reason, held.node) == (None, Reason.SPEAKER_ROLLOUT_HELD, "a")
+    assert "1 of its sessions are not back" in held.detail
+    # One that is well holds nobody up, and neither does another node that has no session.
+    assert first_step(UP).replace == part("c", "speaker", current=False)
+    assert first_step({**UP, "b": DOWN["a"]}).replace == part("c", "speaker", current=False)
+    assert rollout.last_replaced(seen(cluster("abc"), UP, 3)) is None
+
+
 def test_what_can_not_come_back_is_not_waited_for() -> None:
     dead, gone = ("mesh/z", "10.10.0.9"), ("old-tor", "10.10.0.8")
     memory = Replaced("a", frozenset({TOR, dead, gone}), ready_since=0.0)
