@@ -50,6 +50,18 @@ def installed_lab() -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="session")
+def newer_lab() -> Iterator[Lab]:
+    """Two nodes in two racks with containerd 2 and podroute as processes. PODROUTE_NEWER_LAB names a running one."""
+    need_root()
+    if name := os.environ.get("PODROUTE_NEWER_LAB"):
+        yield Lab.find(name)
+        return
+    lab = Lab.up(f"c{os.getpid()}", nodes=2, racks=2, containerd="2", processes=True, report=print)
+    yield lab
+    lab.down()
+
+
+@pytest.fixture(scope="session")
 def afterwards(lab: Lab) -> Iterator[ExitStack]:
     """What must be so before the shared lab ends and takes minutes to come about: other tests go on meanwhile."""
     with ExitStack() as stack:
@@ -63,6 +75,7 @@ WITH_LABS_OF_THEIR_OWN = (
     "test_lab_routers",
     "test_node_mesh",
     "test_containerd_2",
+    "test_outlived",
     "test_moving",
     "test_installed",
     "test_metrics",
@@ -88,8 +101,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def group_of(item: pytest.Item) -> str:
     """Which tests must run in one process, one after the other: those of one lab, otherwise those of one file."""
     fixtures = getattr(item, "fixturenames", ())
-    if "installed_lab" in fixtures:
-        return "installed lab"
+    for own in ("installed_lab", "newer_lab"):
+        if own in fixtures:
+            return own
     return "lab" if "lab" in fixtures and item.path.stem not in WITH_LABS_OF_THEIR_OWN else str(item.path.stem)
 
 

@@ -4,6 +4,7 @@
 """
 
 import ipaddress
+import itertools
 import json
 from collections import Counter
 from typing import Any
@@ -23,6 +24,9 @@ def wrong(lab: Lab) -> set[Finding]:
     pods = {pod["metadata"]["uid"]: pod for pod in lab.get("pods", "-A")["items"]}
     return {
         *_blocks_without_node(lab, blocks),
+        *blocks_overlapping([cidr for cidr, _ in blocks]),
+        *blocks_on_two_nodes({node: _block_routes(lab, node) for node in nodes}),
+        *addresses_outside_blocks(veths, blocks),
         *_veths_without_pod(veths, pods),
         *_pods_without_veth(veths, pods),
         *_addresses_twice(veths),
@@ -49,6 +53,46 @@ def node_veths(lab: Lab, node: str) -> list[tuple[str, str, list[str]]]:
 def _blocks_without_node(lab: Lab, blocks: list[tuple[str, str]]) -> set[Finding]:
     there = {node["metadata"]["name"] for node in lab.get("nodes")["items"]}
     return {("BlockWithoutNode", cidr) for cidr, node in blocks if node not in there}
+
+
+def blocks_overlapping(cidrs: list[str]) -> set[Finding]:
+    """Pairs of IPBlocks that have addresses in common."""
+    pairs = itertools.combinations(map(ipaddress.ip_network, cidrs), 2)
+    return {
+        ("BlocksOverlap", f"{one} {other}")
+        for one, other in pairs
+        if one.version == other.version and one.overlaps(other)
+    }
+
+
+def _block_routes(lab: Lab, node: str) -> set[str]:
+    """What the node's kernel takes for its own blocks: our unreachable routes."""
+    show = ("route", "show", "type", "unreachable", "proto", "179")
+    return {
+        str(ipaddress.ip_network(route["dst"]))
+        for family in ("-4", "-6")
+        for route in json.loads(lab.netns_exec(node, ["ip", "-j", family, *show]))
+    }
+
+
+def blocks_on_two_nodes(routes: dict[str, set[str]]) -> set[Finding]:
+    """Blocks that more than one node's kernel takes for its own."""
+    counts = Counter(cidr for cidrs in routes.values() for cidr in cidrs)
+    return {("BlockOnTwoNodes", cidr) for cidr, count in counts.items() if count > 1}
+
+
+def addresses_outside_blocks(
+    veths: dict[str, list[tuple[str, str, list[str]]]], blocks: list[tuple[str, str]]
+) -> set[Finding]:
+    """Addresses of pods that lie in no block of their node."""
+    own = {node: [ipaddress.ip_network(cidr) for cidr, owner in blocks if owner == node] for node in veths}
+    return {
+        ("AddressOutsideBlocks", address)
+        for node, rows in veths.items()
+        for _, _, addresses in rows
+        for address in addresses
+        if not any(ipaddress.ip_address(address) in block for block in own[node])
+    }
 
 
 def _veths_without_pod(veths: dict[str, list[tuple[str, str, list[str]]]], pods: dict[str, Any]) -> set[Finding]:
