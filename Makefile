@@ -31,7 +31,7 @@ prepare: .venv/.ready
 # Two processes: in the second run one serves the lab that most tests share, the other those with namespaces or labs of their own.
 test: lint prepare ## Run all tests: pure, kernel, and on a real cluster with real routers.
 	$(BIN)/pytest -q -n 2 tests/unit tests/golden tests/replay tests/safety
-	$(BIN)/pytest -q -n 2 --dist loadgroup --no-loadscope-reorder --durations=25 -m 'not soak and not alone' tests/kernel tests/lab
+	$(BIN)/pytest -q -n 2 --dist loadscope --no-loadscope-reorder --durations=25 -m 'not soak and not alone' tests/kernel tests/lab
 	$(BIN)/pytest -q -m 'alone and not soak' tests/lab
 
 lint: .venv/.ready ## Style, types, import contracts.

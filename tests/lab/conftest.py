@@ -9,10 +9,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from apiserver_world import server, world
 from host_state import need_root
+from sharing import ALabAtATime, place_of
 
 from controller.lab.cluster import Lab
 from controller.lab.teardown import tear_down
@@ -68,51 +70,14 @@ def afterwards(lab: Lab) -> Iterator[ExitStack]:
         yield stack
 
 
-# Tests that leave the shared lab busy for a while, and those that do not need it.
-LEAVING_IT_BUSY = "test_bad_input_nodes"
-WITH_LABS_OF_THEIR_OWN = (
-    "test_lab_itself",
-    "test_lab_routers",
-    "test_node_mesh",
-    "test_containerd_2",
-    "test_outlived",
-    "test_moving",
-    "test_installed",
-    "test_metrics",
-    "test_upgrade",
-    "test_lab_commands",
-    "test_drained",
-    # The last one of the installed lab: podroute comes back there without its demo.
-    "test_uninstall",
-)
-
-
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With two processes one serves the shared lab, the other whatever stands alone: files with labs of their own last.
-
-    By name otherwise. What the shared lab is left busy with comes last there. Before xdist's own hook, which reads the groups.
-    """
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group_of(item)))
-    items.sort(key=place_of)
+    """Files in order of their names, but those with labs of their own last: what the shared lab is left with ends meanwhile."""
+    items.sort(key=lambda item: place_of(item.path))
 
 
-def group_of(item: pytest.Item) -> str:
-    """Which tests must run in one process, one after the other: those of one lab, otherwise those of one file."""
-    fixtures = getattr(item, "fixturenames", ())
-    for own in ("installed_lab", "newer_lab"):
-        if own in fixtures:
-            return own
-    return "lab" if "lab" in fixtures and item.path.stem not in WITH_LABS_OF_THEIR_OWN else str(item.path.stem)
-
-
-def place_of(item: pytest.Item) -> tuple[int, int]:
-    """The shared lab's tests first, since they take longest, and those with labs of their own last, in the order above."""
-    stem = item.path.stem
-    if stem in WITH_LABS_OF_THEIR_OWN:
-        return 2, WITH_LABS_OF_THEIR_OWN.index(stem)
-    return (0, stem == LEAVING_IT_BUSY) if group_of(item) == "lab" else (1, 0)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ALabAtATime | None:
+    """With `--dist loadscope`: a process for the shared lab, and others for what has labs or namespaces of its own."""
+    return ALabAtATime(config, log) if config.getvalue("dist") == "loadscope" else None
 
 
 @pytest.fixture(scope="module")

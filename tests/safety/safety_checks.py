@@ -4,7 +4,7 @@ import ipaddress
 from collections import defaultdict
 
 from safety_agent import Agent
-from safety_world import MOST_PODS, NODES, World
+from safety_world import DELETED_GRACE, MOST_PODS, NODES, World
 
 from controller.agent.ledger import Key
 from controller.api import IPBlock, IPPool, NodeNetwork
@@ -72,6 +72,7 @@ def finish(world: World) -> None:
     world.land_all()
     world.unsure_since = None
     world.set_headroom(0)
+    world.set_grace(DELETED_GRACE)
     for name in NODES:
         if world.server.get(Node, name) is None:
             world.agents.pop(name, None)

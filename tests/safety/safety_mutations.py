@@ -15,7 +15,7 @@ from safety_server import Server
 
 from controller.agent import ledger
 from controller.kube import store
-from controller.plan import blocks, node, pools
+from controller.plan import blocks, node, pools, reclaim
 from controller.plan.cidrs import network_of
 from controller.plan.claims import Claims
 from controller.plan.inventory import Memory
@@ -142,6 +142,17 @@ def reclaims_without_grace(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(blocks, "reclaim_due", lambda absent, name, grace, margin: absent.gone[name])
 
 
+def forgets_which_grace_an_agent_heard(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(reclaim, "_graces", lambda inventory: {})
+
+
+def takes_a_shorter_grace_for_heard(patch: pytest.MonkeyPatch) -> None:
+    def remembered(block: Any, network: Any, grace: int) -> int:
+        return block.spec.deleted_node_grace if network is None else grace
+
+    patch.setattr(blocks, "remembered_grace", remembered)
+
+
 def gives_up_as_soon_as_its_object_is_missing(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(node, "is_given_up", lambda snapshot, now: snapshot.missing_since is not None)
 
@@ -189,6 +200,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     assigns_from_blocks_that_are_asked_back,
     reclaims_without_the_margin,
     reclaims_without_grace,
+    forgets_which_grace_an_agent_heard,
+    takes_a_shorter_grace_for_heard,
     gives_up_as_soon_as_its_object_is_missing,
     never_gives_up,
     starts_without_asking_the_kernel,

@@ -15,6 +15,7 @@ from controller.api.kubernetes import Node
 from controller.operator.inventory import WATCHED
 
 Step = Callable[[World, int], None]
+GRACES = (60, 90, 0, 60)
 FATES = (Fate.ANSWERED, Fate.ANSWERED, Fate.LOST, Fate.UNHEARD, Fate.LATE, Fate.LATE)
 
 
@@ -367,6 +368,33 @@ def node_is_deleted_and_deaf(world: World, number: int) -> None:
         world.wait(9.0)
 
 
+def grace_is_configured(world: World, number: int) -> None:
+    world.set_grace(GRACES[number % 4])
+
+
+def grace_is_shortened_for_a_node_that_is_gone(world: World, number: int) -> None:
+    """Its machine lives on by the grace that it heard; an operator that never saw that one decides, and others want its blocks."""
+    name, grace = NODES[number % 3], GRACES[number % 4]
+    world.set_grace(grace)
+    world.flow()
+    agent_works(world, 6 + number % 3)
+    if number >= 6:
+        # It is told, and does not hear of it any more.
+        world.set_grace(0)
+        world.operator_works(operator_of(world, 0))
+    world.delete_node(name, is_off=False)
+    world.server.collect_garbage()
+    world.set_grace(0)
+    operator_fails_over(world, 1)
+    for _ in range(6):
+        world.operator_works(operator_of(world, 0))
+        world.wait(19.0)
+        for agent in world.agents.values():
+            if agent.name != name:
+                world.agent_works(agent)
+                world.fill(agent)
+
+
 OFTEN: tuple[Step, ...] = (
     all_flows,
     operator_works,
@@ -415,6 +443,8 @@ SELDOM: tuple[Step, ...] = (
     much_time_passes,
     node_is_deleted,
     node_is_deleted_and_deaf,
+    grace_is_configured,
+    grace_is_shortened_for_a_node_that_is_gone,
     garbage_is_collected,
     pool_is_deleted,
     pool_comes,

@@ -43,6 +43,11 @@ class Pools:
 V4, V6 = Pools("10.244.0.0/29", 31), Pools("fd00:10:244::/125", 127)
 
 
+def configuration(deleted: int) -> BGPConfigurationSpec:
+    graces = GracePeriods(idle_block=IDLE_GRACE, deleted_node=deleted)
+    return BGPConfigurationSpec(node_mesh="Disabled", grace_periods=graces)
+
+
 class World:
     """Three nodes, two operators of which one holds the Lease, one pool."""
 
@@ -57,9 +62,7 @@ class World:
         self.deleted: set[str] = set()
         self.freed: dict[Address, tuple[str, float]] = {}
         self.unsure_since: float | None = None
-        graces = GracePeriods(idle_block=IDLE_GRACE, deleted_node=DELETED_GRACE)
-        spec = BGPConfigurationSpec(node_mesh="Disabled", grace_periods=graces)
-        self.server.create(BGPConfiguration(metadata=Metadata(name="default"), spec=spec))
+        self.server.create(BGPConfiguration(metadata=Metadata(name="default"), spec=configuration(DELETED_GRACE)))
         for name in NODES:
             self.add_node(name)
         self.add_pool("v", pools.block_size)
@@ -90,6 +93,11 @@ class World:
     def add_pool(self, name: str, block_size: int, headroom: int = 0) -> None:
         spec = IPPoolSpec(cidr=self.pools.cidr, block_size=block_size, headroom=headroom)
         self.server.create(IPPool(metadata=Metadata(name=name), spec=spec))
+
+    def set_grace(self, seconds: int) -> None:
+        """After which a deleted Node's blocks go to others."""
+        for each in self.server.all(BGPConfiguration):
+            self.server.replace(msgspec.structs.replace(each, spec=configuration(seconds)))
 
     def set_headroom(self, count: int) -> None:
         for pool in self.server.all(IPPool):
@@ -183,10 +191,18 @@ class World:
             self.freed = {address: of for address, of in self.freed.items() if of[0] != name}
 
     def is_locked(self, name: str) -> bool:
-        """Whether every block that the node holds has its IPBlock; an agent that has just started holds what the last one did."""
+        """Whether every block that the node holds has its IPBlock, which remembers the grace that its agent goes by.
+
+        An agent that has just started holds what the last one did.
+        """
         agent = self.agents.get(name)
-        locked = {block.spec.cidr for block in self.server.all(IPBlock) if block.spec.node.name == name}
-        return agent is None or {block.cidr for block in agent.snapshot.held} <= locked
+        if agent is None or agent.snapshot.node is None:
+            return True
+        grace = agent.snapshot.node.spec.deleted_node_grace
+        locked = [block.spec for block in self.server.all(IPBlock) if block.spec.node.name == name]
+        return {block.cidr for block in agent.snapshot.held} <= {
+            spec.cidr for spec in locked if spec.deleted_node_grace >= grace
+        }
 
     def lose_block(self, number: int) -> None:
         """Somebody deletes an IPBlock by hand."""
