@@ -13,19 +13,24 @@ from prometheus_client import CollectorRegistry, generate_latest
 from controller.agent.files import RunFolder
 from controller.agent.health import StateCollector
 from controller.agent.state import State
-from controller.lab.programs import MONITORING, ensure_programs, program_path
+from controller.lab.programs import CLUSTER, MONITORING, Program, ensure_programs, program_path
 from controller.operator.health import Metrics
 
 FOLDER = Path(__file__).parents[2] / "manifests" / "overlays" / "monitoring"
+KUBECTL = next(program for program in CLUSTER if program.name == "kubectl")
 RULES, MONITOR, DASHBOARD = (FOLDER / name for name in ("alerts.yaml", "podmonitor.yaml", "dashboard.json"))
+
+
+def built_program(program: Program) -> Path:
+    """Its path; what is not built is left out in a hurry."""
+    if not program_path(program).exists() and os.environ.get("PODROUTE_QUICK"):
+        pytest.skip(f"{program.name} is not built")
+    return ensure_programs([program], print)[program.name]
 
 
 def checked(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
     """Prometheus' and its operator's own reading of it (controller/lab/go/monitoring)."""
-    if not program_path(MONITORING).exists() and os.environ.get("PODROUTE_QUICK"):
-        pytest.skip("the checker is not built")
-    program = ensure_programs([MONITORING], print)[MONITORING.name]
-    argv = [str(program), *arguments]
+    argv = [str(built_program(MONITORING)), *arguments]
     return subprocess.run(argv, input=text, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -83,6 +88,20 @@ def test_the_checker_refuses_alerts_that_are_wrong(tmp_path: Path, change: tuple
     done = checked(str(tmp_path / "alerts.yaml"))
     assert done.returncode == 1
     assert why in done.stderr
+
+
+def test_the_overlay_is_podroute_with_all_of_it() -> None:
+    argv = [str(built_program(KUBECTL)), "kustomize", str(FOLDER)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    built = {(each["kind"], each["metadata"]["name"]) for each in yaml.safe_load_all(done.stdout)}
+    assert {
+        ("DaemonSet", "podroute-agent"),
+        ("Service", "podroute-agent-metrics"),
+        ("PodMonitor", "podroute"),
+        ("PrometheusRule", "podroute"),
+        ("ConfigMap", "podroute-dashboard"),
+    } <= built, sorted(built)
 
 
 def test_every_alert_says_what_to_do_first() -> None:

@@ -133,9 +133,9 @@ def test_a_bandwidth_annotation_shapes_the_pods_link(lab: Lab, served: Pod) -> N
     assert "rate 20Mbit" in shaped
 
 
-def rate(lab: Lab, sender: Pod, receiver: Pod) -> float:
+def rate(sender: Pod, receiver: Pod, family: int) -> float:
     """bit/s that arrive, once what the runtime allows as a first burst (512 MiB) is through."""
-    address = receiver.addresses[0]
+    address = receiver.place.address(family)
     server = subprocess.Popen([*receiver.place.enter, "iperf3", "-s", "-1", "-B", address], stdout=subprocess.DEVNULL)
     try:
         listens = [*receiver.place.enter, "ss", "-Hltn", "sport", "=", ":5201"]
@@ -148,7 +148,15 @@ def rate(lab: Lab, sender: Pod, receiver: Pod) -> float:
     return float(json.loads(done.stdout)["end"]["sum_received"]["bits_per_second"])
 
 
-def test_the_rate_of_a_bandwidth_annotation_is_held_and_the_other_direction_is_free(lab: Lab, served: Pod) -> None:
+@pytest.mark.parametrize("family", [4, 6])
+def test_the_rate_of_a_bandwidth_annotation_is_held_and_the_other_direction_is_free(
+    lab: Lab, served: Pod, family: int
+) -> None:
     with pods_on(lab, [lab.topology.node_names[1]], "unlimited") as (other,):
-        assert 10e6 < rate(lab, other, served) < 22e6
-        assert rate(lab, served, other) > 60e6
+        assert 10e6 < rate(other, served, family) < 22e6
+        assert rate(served, other, family) > 60e6
+
+
+def test_every_kubelet_speaks_to_containerd_1(lab: Lab) -> None:
+    runtimes = {n["status"]["nodeInfo"]["containerRuntimeVersion"] for n in lab.get("nodes")["items"]}
+    assert {runtime.rpartition("/")[2].lstrip("v").partition(".")[0] for runtime in runtimes} == {"1"}

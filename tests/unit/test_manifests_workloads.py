@@ -77,6 +77,18 @@ def test_a_workload_sees_only_the_folders_of_the_table_and_survives_any_taint(na
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
 
 
+def test_each_workload_is_replaced_in_its_own_way_and_evicted_for_nobody() -> None:
+    found = workloads()
+    assert {name: each["spec"]["template"]["spec"]["priorityClassName"] for name, each in found.items()} == {
+        "podroute-operator": "system-cluster-critical",
+        "podroute-agent": "system-node-critical",
+        "podroute-speaker": "system-node-critical",
+    }
+    assert found["podroute-operator"]["spec"]["strategy"] == {"type": "Recreate"}
+    assert found["podroute-agent"]["spec"]["updateStrategy"]["type"] == "RollingUpdate"
+    assert found["podroute-speaker"]["spec"]["updateStrategy"] == {"type": "OnDelete"}
+
+
 def test_only_operator_and_agent_have_an_account() -> None:
     specs = {name: each["spec"]["template"]["spec"] for name, each in workloads().items()}
     assert {name: spec.get("serviceAccountName") for name, spec in specs.items()} == {
