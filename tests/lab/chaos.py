@@ -14,7 +14,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from chaos_faults import CONTROL, FAULTS, Cost, Fault
@@ -25,7 +27,7 @@ from router_tables import RouteWatch, node_blocks, pod_table, session_marks
 from seen_source import place_of
 from told import findings
 from traffic import Place, Traffic
-from workloads import Pod, eventually, pods_on
+from workloads import Pod, apply, eventually, pod_manifest, pods_on, ready_pod, remove_pods
 
 from controller.lab.cluster import Lab
 from controller.lab.errors import LabError
@@ -33,6 +35,7 @@ from controller.lab.teardown import tear_down
 from controller.lab.topology import Topology
 
 HEAL_S = 60.0
+NEWBORN = "newborn"
 
 
 @dataclass(frozen=True)
@@ -90,12 +93,16 @@ def chosen(seed: int, count: int) -> list[tuple[Fault, int]]:
 def suffer(lab: Lab, flows: Sequence[Flow], fault: Fault, victim: str) -> Outcome:
     """Causes one fault under traffic, and waits until all is well again."""
     before = _marks(lab)
+    node = victim if victim in lab.topology.node_names else lab.topology.node_names[0]
     with ExitStack() as stack:
         watches = {router: stack.enter_context(RouteWatch(lab, [router])) for router in lab.topology.router_names}
         traffic = stack.enter_context(Traffic([flow.ends for flow in flows]))
+        asked = Thread(target=_ask_for_pod, args=(lab, node), name="asks for a pod")
         with fault.cause(lab, victim):
-            pass
+            asked.start()
         healed = _healing(lab)
+        asked.join()
+        started = _started(lab, node)
     own = {label for flow in flows if flow.is_of(victim, fault) for label in flow.labels}
     reset = [name for name, mark in sorted(_marks(lab).items()) if before.get(name) != mark]
     return Outcome(
@@ -108,12 +115,34 @@ def suffer(lab: Lab, flows: Sequence[Flow], fault: Fault, victim: str) -> Outcom
         reset_of_others=[name for name in reset if not is_of(lab.topology, victim, name)],
         withdrawn={router: len(watch.dropped) for router, watch in watches.items()},
         healed=healed,
+        started=started,
         wrong=[
             *traffic.troubles(set() if fault.cost is Cost.NOTHING else own),
             *(f"{kind}: {what}" for kind, what in sorted(wrong(lab))),
             *(f"check: {each['kind']}: {each['object']}: {each['message']}" for each in findings(lab)),
         ],
     )
+
+
+def _ask_for_pod(lab: Lab, node: str) -> None:
+    # While the API server is away nobody can ask.
+    with suppress(LabError):
+        apply(lab, pod_manifest(NEWBORN, node))
+
+
+def _started(lab: Lab, node: str) -> float | None:
+    """Seconds from the creation of the pod that was asked for until it was ready, as the API server counts them; None: never."""
+    try:
+        apply(lab, pod_manifest(NEWBORN, node))
+        ready_pod(lab, NEWBORN)
+        pod = lab.get("pod", NEWBORN)
+    except (AssertionError, LabError):
+        return None
+    finally:
+        remove_pods(lab, [NEWBORN])
+    (ready,) = (each for each in pod["status"]["conditions"] if each["type"] == "Ready")
+    born, at = (datetime.fromisoformat(t) for t in (pod["metadata"]["creationTimestamp"], ready["lastTransitionTime"]))
+    return (at - born).total_seconds()
 
 
 def _healing(lab: Lab) -> float | None:

@@ -14,7 +14,8 @@ LONGEST_GAP_S = {Cost.REPAIR: REPAIR_S, Cost.OWN: float(HOLD_TIME_S)}
 class Outcome:
     """Packets lost on flows that end on the victim or cross it, and on the others; the longest gap, and when all was well again
     after the fault's end (seconds; None: never); sessions that restarted, the victim's own and others'; routes that went, by
-    router; and what else was wrong: the probe itself, wrong sources, the oracle's findings.
+    router; seconds from the creation of a pod that was asked for while the fault lasted until it was ready (None: never); and what
+    else was wrong: the probe itself, wrong sources, the oracle's findings.
     """
 
     fault: Fault
@@ -26,6 +27,7 @@ class Outcome:
     reset_of_others: Sequence[str]
     withdrawn: Mapping[str, int]
     healed: float | None
+    started: float | None
     wrong: Sequence[str] = ()
 
     @property
@@ -56,12 +58,14 @@ class Outcome:
             found.append(f"routes withdrawn: {withdrawn}")
         if self.healed is None:
             found.append("not well again")
+        if self.started is None:
+            found.append("a new pod did not become ready")
         return found
 
 
 _HEAD = (
-    "| fault | at | may cost packets | lost | longest gap, s | sessions restarted | routes withdrawn | well again after, s |",
-    "|---|---|---|--:|--:|--:|---|--:|",
+    "| fault | at | may cost packets | lost | longest gap, s | sessions restarted | routes withdrawn | well in, s | new pod, s |",
+    "|---|---|---|--:|--:|--:|---|--:|--:|",
 )
 
 
@@ -69,10 +73,13 @@ def row(outcome: Outcome) -> str:
     """A line of the table; an excess stands below its own line."""
     withdrawn = ", ".join(f"{router} {count}" for router, count in outcome.withdrawn.items() if count) or "none"
     gap = f"{outcome.gap:.2f}" if outcome.lost else "-"
-    healed = "never" if outcome.healed is None else f"{outcome.healed:.1f}"
+    healed, started = (
+        "never" if value is None else f"{value:.{digits}f}"
+        for value, digits in ((outcome.healed, 1), (outcome.started, 0))
+    )
     cells = (
         *(outcome.fault.name, outcome.victim, outcome.fault.cost.value, str(outcome.lost), gap),
-        *(str(len(outcome.reset)), withdrawn, healed),
+        *(str(len(outcome.reset)), withdrawn, healed, started),
     )
     excess = "".join(f"\n| **too much**: {each} |" for each in outcome.excess)
     return f"| {' | '.join(cells)} |{excess}"
@@ -87,9 +94,10 @@ Written by `make chaos` (seed {seed}). In a lab of four nodes in two racks with 
 and a stream, IPv4 and IPv6, run both ways between pods of one rack, between pods of two racks, and between a pod and the outside
 host, while one fault after the other is caused. A flow is the victim's own if it ends on it or must cross it, or if it is a ToR
 whose BGP ends and that told the ends of each other; packets lost and the longest gap are those of its own flows, and no fault may
-cost others a packet. Sessions are those of the nodes with their ToRs.
-Routes withdrawn are pod routes that went from the routers' own kernels. After each fault the lab is compared with the oracle,
-which uses `kubectl`, `ip`, `vtysh` and `birdc` alone, and with `podroute check`.
+cost others a packet. Sessions are those of the nodes with their ToRs. Routes withdrawn are pod routes that went from the routers'
+own kernels. Then come the seconds after the fault's end in which all was well again, and those that a pod took from its creation
+until it was ready, which was asked for while the fault lasted. After each fault the lab is compared with the oracle, which uses
+`kubectl`, `ip`, `vtysh` and `birdc` alone, and with `podroute check`.
 
 {rows}
 

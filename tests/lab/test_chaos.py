@@ -31,7 +31,7 @@ def test_a_long_run_has_every_fault_and_its_seed_decides_all() -> None:
 
 def outcome(cost: Cost, **more: object) -> Outcome:
     fault = Fault("a fault", Machines.NODE, by_hand(lambda *_: None), cost)
-    good = Outcome(fault, "n0", 0, 0, 0.0, (), (), {"tor0": 0}, 1.0)
+    good = Outcome(fault, "n0", 0, 0, 0.0, (), (), {"tor0": 0}, 1.0, 2.0)
     return replace(good, **more)  # type: ignore[arg-type]
 
 
@@ -59,13 +59,18 @@ def test_sessions_and_routes_may_go_only_where_the_fault_says_so(may: str, what:
 
 def test_others_sessions_a_lab_that_stays_ill_and_the_oracles_word_are_always_an_excess() -> None:
     free = replace(outcome(Cost.OWN).fault, resets=True, withdraws=True)
-    for what in ({"reset_of_others": ("tor1 n3",)}, {"healed": None}, {"wrong": ("AddressTwice: 10.0.0.1",)}):
+    for what in (
+        {"reset_of_others": ("tor1 n3",)},
+        {"healed": None},
+        {"started": None},
+        {"wrong": ("AddressTwice: 10.0.0.1",)},
+    ):
         assert outcome(Cost.OWN, fault=free, **what).excess
 
 
 def test_the_table_has_a_line_for_each_fault_and_says_what_was_too_much() -> None:
     text = document(7, [outcome(Cost.NOTHING, lost=3, gap=0.25), outcome(Cost.OWN)])
     assert "seed 7" in text
-    assert "| a fault | n0 | nothing | 3 | 0.25 | 0 | none | 1.0 |" in text
+    assert "| a fault | n0 | nothing | 3 | 0.25 | 0 | none | 1.0 | 2 |" in text
     assert "**too much**: 3 packets lost, for 0.25 s" in text
-    assert "| a fault | n0 | the victim's own, for 9 s | 0 | - | 0 | none | 1.0 |" in text
+    assert "| a fault | n0 | the victim's own, for 9 s | 0 | - | 0 | none | 1.0 | 2 |" in text

@@ -50,8 +50,8 @@ class Agent:
         self.ledger = Ledger()
         self.waiting: dict[Key, frozenset[str]] = {}
         self.flight: dict[Key, Attachment] = {}
-        # When the API server last showed what there is.
-        self.heard_at = now
+        # When the API server last showed what there is, and how many backups had been restored then.
+        self.heard_at, self.heard_era = now, server.era
         rests = {**machine.resting, **dict.fromkeys(machine.used, now + REST_SECONDS)}
         self.ledger.adopt(self._links(machine.pods), rests)
         machine.resting, machine.used = dict(self.ledger.resting), set(self.ledger.used)
@@ -79,7 +79,7 @@ class Agent:
             kept = self.server.objects.get((kind, name))
             raws = [] if kept is None else [kept.raw]
             self.store.replace(kind, raws, str(self.server.version), self.store.highest(kind))
-        self.heard_at = now
+        self.heard_at, self.heard_era = now, self.server.era
         found, node = self.store.get(NodeNetwork, self.name), self.snapshot.node
         node = found or node
         missing_since = None
@@ -190,7 +190,7 @@ class Agent:
             self.machine.pods.pop(key, None)
         self.machine.doomed.clear()
         agent = Agent(self.server, self.name, self.machine, now)
-        agent.heard_at = self.heard_at
+        agent.heard_at, agent.heard_era = self.heard_at, self.heard_era
         return agent
 
     def _links(self, pods: dict[Key, tuple[Address, ...]]) -> list[PodLink]:

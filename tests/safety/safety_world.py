@@ -191,18 +191,15 @@ class World:
             self.freed = {address: of for address, of in self.freed.items() if of[0] != name}
 
     def is_locked(self, name: str) -> bool:
-        """Whether every block that the node holds has its IPBlock, which remembers the grace that its agent goes by.
+        """Whether every block that the node holds has its IPBlock, and its agent has heard the backup that was restored, if any.
 
         An agent that has just started holds what the last one did.
         """
         agent = self.agents.get(name)
-        if agent is None or agent.snapshot.node is None:
-            return True
-        grace = agent.snapshot.node.spec.deleted_node_grace
-        locked = [block.spec for block in self.server.all(IPBlock) if block.spec.node.name == name]
-        return {block.cidr for block in agent.snapshot.held} <= {
-            spec.cidr for spec in locked if spec.deleted_node_grace >= grace
-        }
+        locked = {block.spec.cidr for block in self.server.all(IPBlock) if block.spec.node.name == name}
+        return agent is None or (
+            {block.cidr for block in agent.snapshot.held} <= locked and agent.heard_era == self.server.era
+        )
 
     def lose_block(self, number: int) -> None:
         """Somebody deletes an IPBlock by hand."""
