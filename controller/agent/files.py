@@ -48,10 +48,14 @@ class RunFolder:
         return self.path / "ready"
 
     def load_snapshot(self) -> Snapshot:
-        """The last snapshot; an empty one if there is none or it can't be read (an older or damaged file)."""
+        """The last snapshot; an empty one if there is none or it can't be read (a damaged file)."""
+        path = self.path / "snapshot.json"
         try:
-            return msgspec.json.decode((self.path / "snapshot.json").read_bytes(), type=Snapshot)
-        except (OSError, msgspec.DecodeError):
+            return msgspec.json.decode(path.read_bytes(), type=Snapshot)
+        except FileNotFoundError:
+            return Snapshot()
+        except (OSError, msgspec.DecodeError) as error:
+            log.error("%s can't be read, so that nothing is known before the API server answers: %s", path, error)
             return Snapshot()
 
     def store_snapshot(self, snapshot: Snapshot) -> None:

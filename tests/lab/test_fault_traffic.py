@@ -10,6 +10,7 @@ import pytest
 from faults import speaker_pid, start_again, undisturbed
 from router_tables import RouteWatch, node_blocks
 from seen_source import place_of
+from told import told_on
 from traffic import Traffic
 from workloads import Pod, apply, eventually, pods, pods_on, processes_in
 
@@ -163,6 +164,9 @@ def test_the_api_server_may_be_away_with_an_agent_restart_in_it(lab: Lab, across
                 before = processes_in(known.uid)
                 subprocess.run(["kill", "-9", *map(str, before)], check=True)
                 eventually(lambda: len(processes_in(known.uid) - before) >= 2, 30, "sandbox and container run again")
+                eventually(
+                    lambda: "SnapshotStale" in str(told_on(lab, node, "report")), 20, "the node says what it uses"
+                )
                 eventually(lambda: time.monotonic() - since > seconds, seconds + 5, "the time is over")
             finally:
                 start_again(lab, "cp", "kube-apiserver")

@@ -70,6 +70,15 @@ def holders(lab: Lab) -> set[str]:
     }
 
 
+def reasons(lab: Lab) -> set[str]:
+    """Of the two nodes' conditions and of the Events about them."""
+    conditions = [c for node in (BEFORE, NOW) for c in lab.get("nodenetwork", node)["status"].get("conditions", [])]
+    events = [
+        each for each in lab.get("events", "-n", "default")["items"] if each["involvedObject"]["name"] in (BEFORE, NOW)
+    ]
+    return {each["reason"] for each in (*conditions, *events)}
+
+
 def test_a_block_that_went_to_another_node_after_the_backup_stays_there(lab: Lab, across: list[Pod]) -> None:
     lab.kubectl("label", "node", BEFORE, f"{LABEL}=yes")
     # The pool is this one block.
@@ -86,6 +95,7 @@ def test_a_block_that_went_to_another_node_after_the_backup_stays_there(lab: Lab
         assert answer.exit_code == 0, answer.said
         assert ipaddress.ip_address(answer.addresses[0]) in ipaddress.ip_network(CIDR)
         seen: list[set[str]] = []
+        said: set[str] = set()
         with undisturbed(lab, across):
             with stopped_etcd(lab):
                 lab.machine("cp").run(["sh", "-ec", f"rm -r /var/lib/etcd/member; mv {KEPT} /var/lib/etcd/member"])
@@ -96,9 +106,11 @@ def test_a_block_that_went_to_another_node_after_the_backup_stays_there(lab: Lab
 
             def is_its_own_again() -> bool:
                 seen.append(holders(lab))
+                said.update(reasons(lab))
                 return owner(lab) == NOW
 
             eventually(is_its_own_again, 150, lambda: lab.kubectl("get", "ipblocks,nodenetworks", "-o", "wide"))
         assert all(each == {NOW} for each in seen), f"nobody else uses it meanwhile: {seen}"
+        assert said & {"BlockConflict", "BlockReturned"}, f"nobody was told of what happened: {said}"
         lab.netns_exec(NOW, ["ping", "-c1", "-W2", answer.addresses[0]])
     eventually(lambda: findings(lab) == [], 90, lambda: f"{findings(lab)}")
