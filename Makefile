@@ -5,6 +5,10 @@ PYTHON ?= /usr/bin/python3
 BIN := .venv/bin
 LAB ?= lab
 
+# Each of these tests has namespaces of its own: two files at a time. The others share one lab, or measure the whole machine.
+APART := tests/kernel $(wildcard tests/lab/test_apiserver_*.py)
+SHARING := tests/lab --ignore-glob='*/test_apiserver_*'
+
 .PHONY: help lab lab-down test lint unit kernel lab-tests bench soak chaos generate prepare clean
 
 help: ## Show this.
@@ -28,11 +32,10 @@ lab-down: .venv/.ready ## Remove the lab and all that it made.
 prepare: .venv/.ready
 	@$(BIN)/python -m controller.lab.prepare
 
-# Two processes: in the second run one serves the lab that most tests share, the other those with namespaces or labs of their own.
 test: lint prepare ## Run all tests: pure, kernel, and on a real cluster with real routers.
 	$(BIN)/pytest -q -n 2 tests/unit tests/golden tests/replay tests/safety
-	$(BIN)/pytest -q -n 2 --dist loadscope --no-loadscope-reorder --durations=25 -m 'not soak and not alone' tests/kernel tests/lab
-	$(BIN)/pytest -q -m 'alone and not soak' tests/lab
+	$(BIN)/pytest -q -n 2 --dist loadfile $(APART)
+	$(BIN)/pytest -q --durations=15 $(SHARING)
 
 lint: .venv/.ready ## Style, types, import contracts.
 	$(BIN)/ruff check .

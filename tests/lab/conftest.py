@@ -9,12 +9,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 from apiserver_world import server, world
 from host_state import need_root
-from sharing import ALabAtATime, place_of
 
 from controller.lab.cluster import Lab
 from controller.lab.teardown import tear_down
@@ -52,32 +50,34 @@ def installed_lab() -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="session")
-def newer_lab() -> Iterator[Lab]:
-    """Two nodes in two racks with containerd 2 and podroute as processes. PODROUTE_NEWER_LAB names a running one."""
-    need_root()
-    if name := os.environ.get("PODROUTE_NEWER_LAB"):
-        yield Lab.find(name)
-        return
-    lab = Lab.up(f"c{os.getpid()}", nodes=2, racks=2, containerd="2", processes=True, report=print)
-    yield lab
-    lab.down()
-
-
-@pytest.fixture(scope="session")
 def afterwards(lab: Lab) -> Iterator[ExitStack]:
     """What must be so before the shared lab ends and takes minutes to come about: other tests go on meanwhile."""
     with ExitStack() as stack:
         yield stack
 
 
+# Tests that leave the shared lab busy for a while, and those that do not need it.
+LEAVING_IT_BUSY = "test_bad_input_nodes"
+WITH_LABS_OF_THEIR_OWN = (
+    "test_lab_itself",
+    "test_lab_routers",
+    "test_node_mesh",
+    "test_containerd_2",
+    "test_moving",
+    "test_installed",
+    "test_metrics",
+    "test_upgrade",
+    "test_lab_commands",
+    "test_drained",
+    # The last one of the installed lab: podroute comes back there without its demo.
+    "test_uninstall",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files in order of their names, but those with labs of their own last: what the shared lab is left with ends meanwhile."""
-    items.sort(key=lambda item: place_of(item.path))
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ALabAtATime | None:
-    """With `--dist loadscope`: a process for the shared lab, and others for what has labs or namespaces of its own."""
-    return ALabAtATime(config, log) if config.getvalue("dist") == "loadscope" else None
+    """Modules in order of their names, but those with labs of their own last: what the shared lab is left with ends meanwhile."""
+    names = (LEAVING_IT_BUSY, *WITH_LABS_OF_THEIR_OWN)
+    items.sort(key=lambda item: names.index(item.path.stem) if item.path.stem in names else -1)
 
 
 @pytest.fixture(scope="module")

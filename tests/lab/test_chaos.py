@@ -10,7 +10,7 @@ from faults import HOLD_TIME_S
 
 from controller.lab.cluster import Lab
 
-SEED, COUNT = 5, 3
+SEED, COUNT = 5, 2
 
 
 @pytest.mark.lab

@@ -1,15 +1,30 @@
 """The same lab on containerd 2, which reads configuration lists and chooses a version of them in ways of its own."""
 
+import os
 import subprocess
+from collections.abc import Iterator
 
 import pytest
 from faults import start_again
+from host_state import need_root
 from router_tables import node_blocks, pod_table
 from workloads import eventually, pods_on
 
 from controller.lab.cluster import Lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.root]
+
+
+@pytest.fixture(scope="module")
+def newer_lab() -> Iterator[Lab]:
+    """Two nodes in two racks."""
+    need_root()
+    if name := os.environ.get("PODROUTE_NEWER_LAB"):
+        yield Lab.find(name)
+        return
+    lab = Lab.up(f"c{os.getpid()}", nodes=2, racks=2, containerd="2", processes=True, report=print)
+    yield lab
+    lab.down()
 
 
 def test_every_kubelet_speaks_to_containerd_2(newer_lab: Lab) -> None:

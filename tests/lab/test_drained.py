@@ -16,7 +16,8 @@ from controller.lab.cluster import Lab
 from controller.lab.node import node_object
 from controller.plan.inventory import RECLAIM_MARGIN
 
-pytestmark = [pytest.mark.lab, pytest.mark.root, pytest.mark.timeout(500)]
+# A short form, without drain and power, is test_outlived.
+pytestmark = [pytest.mark.lab, pytest.mark.root, pytest.mark.soak, pytest.mark.timeout(500)]
 
 REPLICAS = 8
 

@@ -163,7 +163,6 @@ def subprocess_of(words: list[str]) -> list[str]:
     ]
 
 
-@pytest.mark.alone
 def test_down_removes_a_lab_with_podroute_and_pods_and_leaves_nothing(name: str) -> None:
     before = host_state(name)
     up = run_lab("up", "--name", name, "--nodes", "2")
@@ -181,7 +180,6 @@ def test_down_removes_a_lab_with_podroute_and_pods_and_leaves_nothing(name: str)
     assert (again.returncode, f"there is no lab {name}" in again.stderr) == (0, True)
 
 
-@pytest.mark.alone
 def test_ctrl_c_while_podroute_starts_its_pods_leaves_nothing(name: str) -> None:
     before = host_state(name)
     command = ["env", "--default-signal=INT", *podroute_lab("up", "--name", name, "--nodes", "2")]
@@ -196,7 +194,6 @@ def test_ctrl_c_while_podroute_starts_its_pods_leaves_nothing(name: str) -> None
     assert leftovers(name) == []
 
 
-@pytest.mark.alone
 def test_a_start_that_fails_late_is_undone_and_leaves_nothing(name: str) -> None:
     before = host_state(name)
     command = podroute_lab("up", "--name", name, "--nodes", "2")

@@ -180,7 +180,6 @@ def test_a_machine_that_is_not_there_is_refused_with_those_that_are(reference_la
         reference_lab.machine("n9")
 
 
-@pytest.mark.alone
 def test_down_leaves_nothing_behind(name: str) -> None:
     before = host_state(name)
     lab = Lab.up(name, nodes=2, racks=2, cni="none")
@@ -205,7 +204,6 @@ MOMENTS = {
 }
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_ctrl_c_during_the_start_leaves_nothing_behind(name: str, moment: str) -> None:
     before = host_state(name)

@@ -18,7 +18,7 @@ def held(lab: Lab) -> set[str]:
 
 
 def is_ready(lab: Lab, node: str) -> bool:
-    conditions = lab.get("node", node)["status"]["conditions"]
+    conditions = lab.get("node", node)["status"].get("conditions", [])
     return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
 
