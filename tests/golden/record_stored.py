@@ -1,7 +1,7 @@
 """Records what this version keeps: objects as an API server stores them, and a node's files and aliases.
 
-    podroute lab up --name kept --nodes 2 --racks 2 --processes
-    PYTHONPATH=tests/lab python tests/golden/record_stored.py kept 0.1.0
+    podroute lab up --name kept --processes
+    PYTHONPATH=tests/lab:tests python tests/golden/record_stored.py kept 0.1.0
     podroute lab down --name kept
 
 Run once for each release, as root: `test_stored_versions` then reads it for ever. Writes tests/golden/stored/VERSION.json.

@@ -1,10 +1,15 @@
 """What `kubectl apply` itself answers to bad input, beside the nearest good input, which is accepted."""
 
+import json
+from pathlib import Path
+
 import pytest
-from apiserver_world import World
+from apiserver_world import REPOSITORY, World
 from refused_inputs import IMMUTABLE, TABLE, body, peer, pool
 
 pytestmark = [pytest.mark.root]
+
+RECORDS = sorted((REPOSITORY / "tests" / "golden" / "stored").glob("*.json"))
 
 
 @pytest.mark.parametrize("case", TABLE)
@@ -25,6 +30,20 @@ def test_a_field_that_can_not_change_says_what_to_do_instead(server: World, case
     assert words in server.apply_refused(after)
     server.apply({**before, "metadata": {**before["metadata"], "labels": {"another": "change"}}})
     server.kubectl("delete", before["kind"].lower(), before["metadata"]["name"])
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_the_kinds_have_every_field_that_an_earlier_version_stored(server: World, path: Path) -> None:
+    strictly = ("--server-side", "--validate=strict", "--field-manager=test", "-f", "-")
+    for raw in json.loads(path.read_text())["objects"]:
+        kept = {**raw, "metadata": {"name": raw["metadata"]["name"]}}
+        status = {key: kept.pop(key) for key in ("status",) if key in kept}
+        server.kubectl("apply", *strictly, text=json.dumps(kept))
+        if status:
+            server.kubectl("apply", "--subresource=status", *strictly, text=json.dumps({**kept, **status}))
+        now = server.get(raw["kind"].lower(), raw["metadata"]["name"])
+        assert {key: now.get(key) for key in ("spec", "status")} == {key: raw.get(key) for key in ("spec", "status")}
+        server.kubectl("delete", raw["kind"].lower(), raw["metadata"]["name"])
 
 
 def test_kubectl_explain_teaches(server: World) -> None:
