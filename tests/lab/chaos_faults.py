@@ -82,8 +82,9 @@ def frozen(process: str) -> Cause:
 
     @contextmanager
     def cause(lab: Lab, victim: str) -> Iterator[None]:
-        lab.kill(victim, process, signal.SIGSTOP)
         try:
+            # A busy machine may answer too late to a request that it carries out.
+            lab.kill(victim, process, signal.SIGSTOP)
             time.sleep(FROZEN_S)
             yield
         finally:
