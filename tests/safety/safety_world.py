@@ -15,7 +15,7 @@ from safety_agent import Agent, Machine
 from safety_operator import Fate, Operator
 from safety_server import Backup, Refused, Server
 
-from controller.api import BGPConfiguration, IPBlock, IPPool
+from controller.api import BGPConfiguration, IPBlock, IPPool, NodeNetwork
 from controller.api.bgpconfiguration import BGPConfigurationSpec, GracePeriods
 from controller.api.ippool import IPPoolSpec
 from controller.api.kubernetes import Node, NodeAddress, NodeCondition, NodeStatus
@@ -201,9 +201,20 @@ class World:
             {block.cidr for block in agent.snapshot.held} <= locked and agent.heard_era == self.server.era
         )
 
+    def is_back(self, name: str) -> bool:
+        """Whether a node was not deleted, or all is as before: its agent has heard its Node's own NodeNetwork."""
+        agent, node, network = self.agents.get(name), self.server.get(Node, name), self.server.get(NodeNetwork, name)
+        if name in self.deleted or agent is None:
+            return name not in self.deleted
+        if node is None or network is None or agent.snapshot.node is None:
+            return False
+        is_own = any(owner.uid == node.metadata.uid for owner in network.metadata.owner_references)
+        has_heard = agent.snapshot.node.metadata.uid == network.metadata.uid and agent.snapshot.missing_since is None
+        return is_own and has_heard
+
     def lose_block(self, number: int) -> None:
         """Somebody deletes an IPBlock by hand."""
-        blocks = [block for block in self.server.all(IPBlock) if block.spec.node.name not in self.deleted]
+        blocks = [block for block in self.server.all(IPBlock) if self.is_back(block.spec.node.name)]
         if blocks:
             self.server.delete(IPBlock, blocks[number % len(blocks)].metadata.name)
 
