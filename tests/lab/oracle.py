@@ -25,7 +25,7 @@ def wrong(lab: Lab) -> set[Finding]:
     return {
         *_blocks_without_node(lab, blocks),
         *blocks_overlapping([cidr for cidr, _ in blocks]),
-        *blocks_on_two_nodes({node: _block_routes(lab, node) for node in nodes}),
+        *blocks_on_two_nodes({node: block_routes(lab, node) for node in nodes}),
         *addresses_outside_blocks(veths, blocks),
         *_veths_without_pod(veths, pods),
         *_pods_without_veth(veths, pods),
@@ -65,7 +65,7 @@ def blocks_overlapping(cidrs: list[str]) -> set[Finding]:
     }
 
 
-def _block_routes(lab: Lab, node: str) -> set[str]:
+def block_routes(lab: Lab, node: str) -> set[str]:
     """What the node's kernel takes for its own blocks: our unreachable routes."""
     show = ("route", "show", "type", "unreachable", "proto", "179")
     return {

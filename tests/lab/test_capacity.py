@@ -1,10 +1,10 @@
 """Many pods at once, blocks granted when they are needed, and given back when they are idle."""
 
 import ipaddress
-import json
 from collections.abc import Iterator
 
 import pytest
+from oracle import block_routes
 from router_tables import node_blocks
 from workloads import apply, deployment_manifest, eventually, pods
 
@@ -123,13 +123,3 @@ def test_a_node_that_needs_another_block_gets_it_without_a_failing_addition_and_
         20,
         lambda: f"the node's block routes are those of its blocks: {block_routes(lab, node)}",
     )
-
-
-def block_routes(lab: Lab, node: str) -> set[str]:
-    """The unreachable routes of ours on the node, both families."""
-    show = ("route", "show", "type", "unreachable", "proto", "179")
-    return {
-        str(ipaddress.ip_network(route["dst"]))
-        for family in ("-4", "-6")
-        for route in json.loads(lab.netns_exec(node, ["ip", "-j", family, *show]))
-    }

@@ -7,9 +7,9 @@ import msgspec
 import pytest
 from cni_calls import POOLS_ANNOTATION, Container
 from faults import start_again
-from oracle import wrong
+from oracle import block_routes, wrong
 from refused_inputs import body
-from router_tables import kernel_routes, node_blocks
+from router_tables import node_blocks
 from test_node_changes import new_agent, node_uid, nodenetwork_uid
 from test_power import held, is_ready
 from workloads import apply, eventually
@@ -70,15 +70,6 @@ def graces(lab: Lab, node: str) -> set[int]:
     return {b["spec"]["deletedNodeGrace"] for b in lab.get("ipblocks")["items"] if b["spec"]["node"]["name"] == node}
 
 
-def routed(lab: Lab, node: str) -> set[str]:
-    """The block routes in the node's kernel."""
-    return {
-        str(ipaddress.ip_network(route["dst"]))
-        for family in ("-4", "-6")
-        for route in kernel_routes(lab, node, family, "route", "show", "type", "unreachable", "proto", "179")
-    }
-
-
 def test_a_machine_that_outlives_its_node_lets_go_first_and_then_another_node_gets_its_blocks(
     lab: Lab, only_block: None
 ) -> None:
@@ -101,11 +92,11 @@ def test_a_machine_that_outlives_its_node_lets_go_first_and_then_another_node_ge
         eventually(lambda: nodenetwork_uid(lab, victim) == "", 30, "the NodeNetwork goes with its Node")
         # It hears of that itself, counts for itself, and nobody has its blocks meanwhile.
         eventually(lambda: not announced & held(lab), GRACE_S + 15, lambda: f"announced: {announced & held(lab)}")
-        eventually(lambda: not own & routed(lab, victim), 10, lambda: f"{routed(lab, victim)}")
+        eventually(lambda: not own & block_routes(lab, victim), 10, lambda: f"{block_routes(lab, victim)}")
         assert own <= set(node_blocks(lab)), "withdrawn before any lock goes"
         assert owners(lab) == dict.fromkeys(ONLY, victim)
         eventually(lambda: owners(lab) == dict.fromkeys(ONLY, other), MARGIN_S + 60, lambda: f"{owners(lab)}")
-        assert not own & routed(lab, victim)
+        assert not own & block_routes(lab, victim)
         with Container(lab, other, "inherits", {POOLS_ANNOTATION: ",".join(ONLY)}) as heir:
             inherited = heir.call("ADD")
             assert inherited.exit_code == 0, inherited.said
