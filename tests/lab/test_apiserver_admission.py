@@ -135,9 +135,11 @@ def test_nobody_but_the_operator_writes_a_block(accounts: Accounts) -> None:
     said = accounts.world.refused("delete", "ipblock", "10-244-0-0-26")
     assert "only podroute's operator writes IPBlocks" in said
     assert "delete the Node, or delete the IPPool" in said
-    releasing = ("patch", "ipblock", "10-244-0-0-26", "--type=merge", "-p", '{"spec": {"state": "Releasing"}}')
-    assert "only podroute's operator writes IPBlocks" in accounts.world.refused(*releasing)
-    accounts.world.kubectl(operator, *releasing)
+    # `replace` is an update; the operator has no right to patch.
+    releasing = yaml.safe_dump({**BLOCK, "spec": {**BLOCK["spec"], "state": "Releasing"}})
+    said = accounts.world.attempt("replace", "-f", "-", text=releasing).stderr
+    assert "only podroute's operator writes IPBlocks" in said
+    accounts.world.kubectl(operator, "replace", "-f", "-", text=releasing)
     accounts.world.kubectl(operator, "delete", "ipblock", "10-244-0-0-26")
 
 
