@@ -1,4 +1,4 @@
-"""Text to network, remembered: the operator reads the same blocks at every look, and parsing is most of what that costs."""
+"""Text to network, remembered: operator and agent read the same ones at every look, and parsing is most of what that costs."""
 
 import ipaddress
 from functools import lru_cache
@@ -23,6 +23,22 @@ def valid_network(cidr: str) -> Network | None:
         return None
 
 
+# What a few objects list: every node's addresses are ten thousand texts in a large cluster.
+@lru_cache(maxsize=16)
+def distinct_networks(cidrs: tuple[str, ...]) -> tuple[Network, ...]:
+    """The networks without those inside others, sorted, IPv4 first; an address alone is a network of one. Raises ValueError."""
+    known = tuple(map(ipaddress.ip_network, cidrs))
+    v4 = ipaddress.collapse_addresses(n for n in known if isinstance(n, ipaddress.IPv4Network))
+    v6 = ipaddress.collapse_addresses(n for n in known if isinstance(n, ipaddress.IPv6Network))
+    return (*v4, *v6)
+
+
+@lru_cache(maxsize=16)
+def single_networks(addresses: tuple[str, ...]) -> tuple[str, ...]:
+    """Each address as a CIDR of its own, in the same order. Raises ValueError."""
+    return tuple(str(ipaddress.ip_network(address)) for address in addresses)
+
+
 @lru_cache(maxsize=REMEMBERED)
 def size_of(cidr: str) -> int:
     """How many addresses a CIDR holds."""
@@ -36,6 +52,13 @@ def address_of(text: str) -> Address | None:
         return ipaddress.ip_address(text)
     except ValueError:
         return None
+
+
+@lru_cache(maxsize=REMEMBERED)
+def canonical_address(text: str) -> str | None:
+    """The address as RFC 5952 writes it; None if the text is none."""
+    address = address_of(text)
+    return None if address is None else str(address)
 
 
 @lru_cache(maxsize=REMEMBERED)

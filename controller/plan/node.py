@@ -18,6 +18,7 @@ from controller.api.objects import Address, Network, family_of
 from controller.api.reasons import Reason
 from controller.kernel.values import Guard, PodLink, Route, RouteKind, Rules, pod_routes
 from controller.plan.addresses import occupancy
+from controller.plan.cidrs import distinct_networks, network_of
 from controller.plan.returned import (
     Return,
     Returns,
@@ -165,11 +166,11 @@ def held_blocks(
 
     A block that disappears while pods have addresses of it stays, is announced, and is claimed.
     """
-    now = {ipaddress.ip_network(block.cidr): block for block in granted}
-    lost = [block for block in held if ipaddress.ip_network(block.cidr) not in now]
+    now = {network_of(block.cidr): block for block in granted}
+    lost = [block for block in held if network_of(block.cidr) not in now]
     counts = occupancy(lost, occupied)
     kept = [block for block in lost if counts[block.cidr]]
-    return tuple(sorted((*kept, *now.values()), key=lambda block: _key(ipaddress.ip_network(block.cidr))))
+    return tuple(sorted((*kept, *now.values()), key=lambda block: _key(network_of(block.cidr))))
 
 
 def _unknown_blocks(
@@ -180,8 +181,8 @@ def _unknown_blocks(
     They are claimed and not announced: they may be another node's by now. Addresses of no pool are claimed, too, by blocks of the
     default size: where podroute is installed anew, agents speak before there is a pool.
     """
-    known = [ipaddress.ip_network(block.cidr) for block in blocks]
-    pools = [(ipaddress.ip_network(pool.cidr), pool) for pool in cluster.pools]
+    known = [network_of(block.cidr) for block in blocks]
+    pools = [(network_of(pool.cidr), pool) for pool in cluster.pools]
     found: dict[Network, BlockGrant] = {}
     for address in (a for pod in pods if pod.attachment for a in pod.attachment.addresses):
         pool = next((pool for network, pool in pools if address in network), None)
@@ -213,40 +214,30 @@ def released_uids(
 
 def _block_routes(blocks: Iterable[BlockGrant]) -> list[Route]:
     # A packet for an address that no pod has must not follow the default route back to the router that sent it.
-    return [Route(ipaddress.ip_network(block.cidr), RouteKind.UNREACHABLE) for block in blocks]
+    return [Route(network_of(block.cidr), RouteKind.UNREACHABLE) for block in blocks]
 
 
 def _rules(cluster: ClusterNetworkSpec, desired: Desired) -> Rules:
-    pods = [ipaddress.ip_network(pool.cidr) for pool in cluster.pools]
-    neighbours = [ipaddress.ip_network(each.address) for each in desired.neighbours]
-    nat = [ipaddress.ip_network(pool.cidr) for pool in cluster.pools if pool.nat_outgoing]
-    routed = [*pods, *map(ipaddress.ip_network, (*cluster.node_addresses, *cluster.service_ranges))]
+    pods = distinct_networks(tuple(pool.cidr for pool in cluster.pools))
+    # Few have an address of a pool: a route server in a pod.
+    addresses = (each.address for each in desired.neighbours)
+    neighbours = tuple(each for each in addresses if any(_holds(pool, network_of(each)) for pool in pods))
+    nat = tuple(pool.cidr for pool in cluster.pools if pool.nat_outgoing)
+    routed = (*(pool.cidr for pool in cluster.pools), *cluster.node_addresses, *cluster.service_ranges)
     return Rules(
-        nat_outgoing=_distinct(nat),
-        routed=_distinct(routed),
+        # An nft set takes no overlaps.
+        nat_outgoing=distinct_networks(nat),
+        routed=distinct_networks(routed),
         guards=(
-            # Few have an address of a pool: a route server in a pod.
-            Guard(
-                "neighbours",
-                (desired.listen_port,),
-                _distinct(each for each in neighbours if any(_holds(pool, each) for pool in pods)),
-            ),
-            Guard("metrics", METRICS_PORTS, _distinct(map(ipaddress.ip_network, cluster.metrics_clients))),
+            Guard("neighbours", (desired.listen_port,), distinct_networks(neighbours)),
+            Guard("metrics", METRICS_PORTS, distinct_networks(cluster.metrics_clients)),
         ),
-        pods=_distinct(pods),
+        pods=pods,
     )
 
 
 def _holds(pool: Network, single: Network) -> bool:
     return pool.version == single.version and single.network_address in pool
-
-
-def _distinct(networks: Iterable[Network]) -> tuple[Network, ...]:
-    """The networks without those inside others, sorted: an nft set takes no overlaps."""
-    known = tuple(networks)
-    v4 = ipaddress.collapse_addresses(n for n in known if isinstance(n, ipaddress.IPv4Network))
-    v6 = ipaddress.collapse_addresses(n for n in known if isinstance(n, ipaddress.IPv6Network))
-    return (*v4, *v6)
 
 
 def _claims(

@@ -11,7 +11,7 @@ from controller.api.kubernetes import Node
 from controller.api.nodenetwork import BlockGrant, NodeNetworkSpec, SessionSpec
 from controller.api.objects import Family, family_of
 from controller.api.reasons import Reason
-from controller.plan.cidrs import address_of
+from controller.plan.cidrs import canonical_address
 
 FAMILIES: tuple[Family, ...] = ("ipv4", "ipv6")
 
@@ -49,8 +49,8 @@ class NodeFacts:
 
 def internal_addresses(node: Node) -> tuple[str, ...]:
     """The Node's InternalIPs that are addresses, in canonical form."""
-    parsed = (address_of(each.address) for each in node.status.addresses if each.type == "InternalIP")
-    return tuple(str(address) for address in parsed if address is not None)
+    texts = (canonical_address(each.address) for each in node.status.addresses if each.type == "InternalIP")
+    return tuple(text for text in texts if text is not None)
 
 
 def node_facts(nodes: Iterable[Node], known: Mapping[str, tuple[str, ...]]) -> dict[str, NodeFacts]:

@@ -12,6 +12,7 @@ from controller.api.bgppeer import ExportPolicy
 from controller.api.clusternetwork import ClusterNetworkSpec
 from controller.api.nodenetwork import BlockGrant, NodeNetworkSpec, SessionSpec
 from controller.api.objects import family_of
+from controller.plan.cidrs import single_networks
 
 MESH = "mesh"
 
@@ -63,7 +64,7 @@ def desired_for(
         neighbours=(*asked, *mesh),
         refuse=Refusals(
             own_blocks=tuple(block.cidr for block in holding.blocks),
-            node_ranges=tuple(str(ipaddress.ip_network(address)) for address in cluster.node_addresses),
+            node_ranges=single_networks(cluster.node_addresses),
             service_ranges=cluster.service_ranges,
             max_length=_longest_blocks(cluster),
             own_addresses=surroundings.addresses,
