@@ -171,6 +171,10 @@ class Lab:
         """The node starts again, as if installed anew."""
         power.power_on(self.state, node)
 
+    def reboot(self, node: str) -> None:
+        """A node's process 1 ends, with it all that runs there, and the node starts again, as if installed anew."""
+        power.reboot(self.state, node)
+
     def log(self, machine: str, process: str) -> Path:
         """A process's log file."""
         return self.machine(machine).log_folder / f"{process}.log"

@@ -22,6 +22,7 @@ PACKAGES = {
     "conntrack": "conntrack",
     "containerd": "containerd",
     "curl": "curl",
+    "debootstrap": "debootstrap",
     "frr": "/usr/lib/frr/bgpd",
     "gcc": "gcc",
     "iperf3": "iperf3",

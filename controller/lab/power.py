@@ -1,8 +1,8 @@
-"""A node's power: off without a word to anybody, and on again as a fresh machine. For tests of what the others then
+"""A node's power: off without a word to anybody, and on again as a fresh machine; or a reboot. For tests of what the others then
 see.
 
-Called through `Lab.power_off` and `Lab.power_on`. A node's disk is memory: it comes back as if installed anew, with its
-old name, addresses and credentials.
+Called through `Lab.power_off`, `Lab.power_on` and `Lab.reboot`. A node's disk is memory: it comes back as if installed
+anew, with its old name, addresses and credentials.
 """
 
 from pathlib import Path
@@ -40,6 +40,13 @@ def power_off(state: LabState, node: str) -> None:
     apply_batches(topology, [Batch(node, ("link del eth0",))])
     kill_machine(Machine(topology.name, node, lab_folder(topology.name) / node))
     delete_namespaces([topology.namespace(node)])
+
+
+def reboot(state: LabState, node: str) -> None:
+    """End everything on it and start it again: a kernel that goes down closes its connections first."""
+    topology = state.topology
+    kill_machine(Machine(topology.name, node, lab_folder(topology.name) / node))
+    power_on(state, node)
 
 
 def power_on(state: LabState, node: str) -> None:

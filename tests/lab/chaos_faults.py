@@ -24,8 +24,10 @@ Cause = Callable[[Lab, str], AbstractContextManager[None]]
 
 # Seconds for which a process gets no time: less than the hold time.
 FROZEN_S = 5.0
-# Seconds for which a link is down.
-CUT_S = 1.0
+# Seconds for which a link is down; the longer ones are longer than the hold time.
+CUT_S, LONG_S = 1.0, 12.0
+# Seconds after a long one's end within which a session stands again, and what it tells has come to every router.
+RETURN_S = 12.0
 # Seconds within which what was deleted by hand is there again.
 REPAIR_S = 1.0
 
@@ -36,6 +38,7 @@ class Cost(Enum):
     NOTHING = "nothing"
     REPAIR = f"the victim's own, for {REPAIR_S:g} s"
     OWN = f"the victim's own, for {HOLD_TIME_S} s"
+    RETURN = f"the victim's own, meanwhile and for {RETURN_S:g} s"
     LOSS = "the victim's own, and some must be lost: the control"
 
 
@@ -104,7 +107,7 @@ def speaker_killed(part: str) -> Cause:
     return cause
 
 
-def speaker_frozen(part: str) -> Cause:
+def speaker_frozen(part: str, seconds: float = FROZEN_S) -> Cause:
     """One of the speaker's three processes gets no time for a while."""
 
     @contextmanager
@@ -112,7 +115,7 @@ def speaker_frozen(part: str) -> Cause:
         pid = speaker_pid(lab, victim, part)
         os.kill(pid, signal.SIGSTOP)
         try:
-            time.sleep(FROZEN_S)
+            time.sleep(seconds)
             yield
         finally:
             os.kill(pid, signal.SIGCONT)
@@ -125,23 +128,31 @@ def bgp_killed(lab: Lab, router: str) -> AbstractContextManager[None]:
     return killed("bird" if lab.is_bird(router) else "bgpd")(lab, router)
 
 
-def uplink_cut(lab: Lab, node: str) -> AbstractContextManager[None]:
+def uplink_cut(seconds: float) -> Cause:
     """No carrier at the node's uplink: the far end, a port of the rack's bridge, is down."""
-    return _port_down(lab, f"rack{lab.topology.rack_of(node)}", node)
+
+    def cause(lab: Lab, node: str) -> AbstractContextManager[None]:
+        return _port_down(lab, f"rack{lab.topology.rack_of(node)}", node, seconds)
+
+    return cause
 
 
-def fabric_cut(lab: Lab, tor: str) -> AbstractContextManager[None]:
+def fabric_cut(seconds: float) -> Cause:
     """No carrier between a ToR and the spine."""
-    return _port_down(lab, "spine", tor)
+
+    def cause(lab: Lab, tor: str) -> AbstractContextManager[None]:
+        return _port_down(lab, "spine", tor, seconds)
+
+    return cause
 
 
 @contextmanager
-def _port_down(lab: Lab, place: str, port: str) -> Iterator[None]:
+def _port_down(lab: Lab, place: str, port: str, seconds: float) -> Iterator[None]:
     # An interface that is set down loses its IPv6 addresses otherwise; here it is its far end's carrier that is meant.
     lab.netns_exec(place, ["sysctl", "-qw", f"net.ipv6.conf.{port}.keep_addr_on_down=1"])
     lab.netns_exec(place, ["ip", "link", "set", port, "down"])
     try:
-        time.sleep(CUT_S)
+        time.sleep(seconds)
         yield
     finally:
         lab.netns_exec(place, ["ip", "link", "set", port, "up"])
@@ -262,8 +273,18 @@ FAULTS = (
     Fault("pods' neighbours deleted", _NODE, by_hand(neighbours_deleted), Cost.REPAIR),
     Fault("pods' links down and up", _NODE, by_hand(veths_flapped), Cost.REPAIR),
     Fault("nft table deleted", _NODE, by_hand(table_deleted)),
-    Fault(f"uplink down for {CUT_S:g} s", _NODE, uplink_cut, Cost.OWN),
+    Fault(f"uplink down for {CUT_S:g} s", _NODE, uplink_cut(CUT_S), Cost.OWN),
+    Fault(f"uplink down for {LONG_S:g} s", _NODE, uplink_cut(LONG_S), Cost.RETURN, resets=True, withdraws=True),
+    Fault(
+        f"speaker's exabgp frozen for {LONG_S:g} s",
+        _NODE,
+        speaker_frozen("exabgp", LONG_S),
+        Cost.RETURN,
+        resets=True,
+        withdraws=True,
+    ),
     Fault("ToR's BGP daemon killed", _TOR, bgp_killed, Cost.OWN, resets=True, withdraws=True),
-    Fault(f"ToR's link to the spine down for {CUT_S:g} s", _TOR, fabric_cut, Cost.OWN, withdraws=True),
+    Fault(f"ToR's link to the spine down for {CUT_S:g} s", _TOR, fabric_cut(CUT_S), Cost.OWN, withdraws=True),
+    Fault(f"ToR's link to the spine down for {LONG_S:g} s", _TOR, fabric_cut(LONG_S), Cost.RETURN, withdraws=True),
     Fault("spine's BGP daemon killed", _SPINE, bgp_killed, Cost.OWN, withdraws=True),
 )

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from chaos_faults import REPAIR_S, Cost, Fault
+from chaos_faults import LONG_S, REPAIR_S, RETURN_S, Cost, Fault
 from faults import HOLD_TIME_S
 
 # Seconds of loss that a cost allows the victim's own flows.
-LONGEST_GAP_S = {Cost.REPAIR: REPAIR_S, Cost.OWN: float(HOLD_TIME_S)}
+LONGEST_GAP_S = {Cost.REPAIR: REPAIR_S, Cost.OWN: float(HOLD_TIME_S), Cost.RETURN: LONG_S + RETURN_S}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import msgspec
-from router_tables import RouteWatch, session_marks
+from router_tables import RouteWatch, session_marks, silences
 from told import told_on
 from traffic import Traffic
 from workloads import Pod, eventually
@@ -36,8 +36,9 @@ def undisturbed(lab: Lab, across: list[Pod], *, restarting: Sequence[str] = ()) 
             # Routers purge what was not announced again when they hear that.
             time.sleep(1)
         else:
-            # A session whose keepalives ended falls only now.
-            time.sleep(HOLD_TIME_S + 1)
+            # A session whose keepalives ended would fall only later.
+            ended = time.monotonic()
+            eventually(lambda: all_heard_since(lab, tors, ended), HOLD_TIME_S + 1, lambda: f"{silences(lab, tors)} s")
     traffic.assert_no_loss()
     assert watch.dropped == []
     after = [session_marks(lab, tor) for tor in tors]
@@ -45,6 +46,12 @@ def undisturbed(lab: Lab, across: list[Pod], *, restarting: Sequence[str] = ()) 
         before, after = ([_of_others(lab, restarting, marks) for marks in each] for each in (before, after))
     assert after == before
     assert all_established(lab, tors)
+
+
+def all_heard_since(lab: Lab, routers: Sequence[str], since: float) -> bool:
+    """Whether the routers have received something on each BGP connection since then (time.monotonic)."""
+    age = time.monotonic() - since
+    return all(silence < age for silence in silences(lab, routers))
 
 
 def restarted(lab: Lab, node: str, before: Sequence[Mapping[str, str]]) -> bool:

@@ -87,6 +87,15 @@ def _connection(lab: Lab, router: str, session: str) -> str:
     return " ".join(sorted(line.split()[3] for line in lines if line.split()[3].startswith(peer)))
 
 
+def silences(lab: Lab, routers: Sequence[str]) -> list[float]:
+    """Seconds since the routers last received something on each of their BGP connections: the kernel's own count."""
+    shown = ("ss", "-HtniO", "state", "established", "( sport = :179 or dport = :179 )")
+    lines = [line for router in routers for line in lab.netns_exec(router, list(shown)).splitlines()]
+    found = [re.search(r" lastrcv:(\d+)", line) for line in lines]
+    # Not shown: none.
+    return [int(match[1]) / 1000 if match else 0.0 for match in found]
+
+
 class RouteWatch:
     """Watches the kernels of routers for pod routes that come and go, however briefly: `added` and `dropped` are prefixes."""
 

@@ -1,6 +1,7 @@
 """What `kubectl apply` itself answers to bad input, beside the nearest good input, which is accepted."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,31 @@ def test_the_kinds_have_every_field_that_an_earlier_version_stored(server: World
         now = server.get(raw["kind"].lower(), raw["metadata"]["name"])
         assert {key: now.get(key) for key in ("spec", "status")} == {key: raw.get(key) for key in ("spec", "status")}
         server.kubectl("delete", raw["kind"].lower(), raw["metadata"]["name"])
+
+
+def indented(page: str) -> list[str]:
+    """The page's indented paragraphs: what a reader would copy."""
+    found = re.findall(r"(?:^    .*\n)+", page, re.MULTILINE)
+    return [re.sub("^    ", "", text, flags=re.MULTILINE) for text in found]
+
+
+OBJECTS_OF_PAGES = [
+    pytest.param(re.sub("(?m)^(kubectl apply.*|EOF)\n", "", text), id=f"{page.stem}-{number}")
+    for page in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
+    for number, text in enumerate(indented(page.read_text()))
+    if "apiVersion: podroute.dev" in text
+]
+
+
+def test_pages_show_objects() -> None:
+    assert {str(each.id).rpartition("-")[0] for each in OBJECTS_OF_PAGES} >= {"peering", "monitoring"}
+
+
+@pytest.mark.parametrize("text", OBJECTS_OF_PAGES)
+def test_the_server_takes_the_objects_that_pages_show_word_for_word(server: World, text: str) -> None:
+    strictly = ("apply", "--dry-run=server", "--validate=strict", "-o", "name", "-f", "-")
+    assert server.kubectl(*strictly, text=text).strip()
+    assert "unknown field" in server.refused(*strictly, text=text.replace("spec:", "spek:"))
 
 
 def test_kubectl_explain_teaches(server: World) -> None:

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 from chaos import chosen, run
-from chaos_faults import CONTROL, FAULTS, REPAIR_S, Cost, Fault, Machines, by_hand
+from chaos_faults import CONTROL, FAULTS, LONG_S, REPAIR_S, RETURN_S, Cost, Fault, Machines, by_hand
 from chaos_outcome import Outcome, document
 from faults import HOLD_TIME_S
 
 from controller.lab.cluster import Lab
 
-SEED, COUNT = 5, 2
+SEED, COUNT = 12, 1
 
 
 @pytest.mark.lab
@@ -42,6 +42,8 @@ def test_what_a_fault_costs_beyond_its_price_is_an_excess() -> None:
     assert outcome(Cost.REPAIR, lost=9, gap=REPAIR_S + 0.1).excess
     assert not outcome(Cost.OWN, lost=9, gap=float(HOLD_TIME_S)).excess
     assert outcome(Cost.OWN, lost=9, gap=HOLD_TIME_S + 0.1).excess
+    assert not outcome(Cost.RETURN, lost=9, gap=LONG_S + RETURN_S).excess
+    assert outcome(Cost.RETURN, lost=9, gap=LONG_S + RETURN_S + 0.1).excess
     assert not outcome(Cost.LOSS, lost=1).excess
     assert outcome(Cost.LOSS).excess
     for cost in Cost:

@@ -1,7 +1,12 @@
-"""A wall clock stepped by an hour at nodes' speakers, under traffic: no session falls, and one cut afterwards comes back soon."""
+"""A wall clock stepped by an hour, under traffic.
+
+At nodes' speakers: no session falls, and one cut afterwards comes back soon. At agents and the operator: the Lease is held, pods
+start, changes are honoured, and addresses rest as long as ever.
+"""
 
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +14,8 @@ from pathlib import Path
 import pytest
 from faults import all_established, speaker_pid, start_again, undisturbed
 from stepped_clock import SteppedClock
-from told import told_on
+from test_fault_traffic import the_operator_hears
+from told import findings, told_on
 from workloads import Pod, eventually, pods_on
 
 from controller.lab.cluster import Lab
@@ -27,19 +33,45 @@ def across(lab: Lab) -> Iterator[list[Pod]]:
         yield pods
 
 
+@contextmanager
+def own_clock() -> Iterator[SteppedClock]:
+    with tempfile.TemporaryDirectory(prefix="podroute-clock-") as folder:
+        # The speaker's unprivileged processes must be able to read it.
+        Path(folder).chmod(0o755)
+        yield SteppedClock(Path(folder))
+
+
 @pytest.fixture
 def clock(lab: Lab, across: list[Pod]) -> Iterator[SteppedClock]:
     """The nodes' speakers, started with a clock that can be stepped; afterwards with the machine's own again."""
     nodes = [pod.node for pod in across]
-    with tempfile.TemporaryDirectory(prefix="podroute-clock-") as folder:
-        # The speaker's unprivileged processes must be able to read it.
-        Path(folder).chmod(0o755)
-        clock = SteppedClock(Path(folder))
-        with speakers_started_with(lab, nodes, clock.environment):
-            parts = [speaker_pid(lab, node, part) for node in nodes for part in ("entry", "exabgp", "daemon")]
-            assert all(map(clock.rules, parts))
+    with own_clock() as clock, speakers_started_with(lab, nodes, clock.environment):
+        parts = [speaker_pid(lab, node, part) for node in nodes for part in ("entry", "exabgp", "daemon")]
+        assert all(map(clock.rules, parts))
+        yield clock
+        assert [speaker_pid(lab, node, part) for node in nodes for part in ("entry", "exabgp", "daemon")] == parts
+
+
+@pytest.fixture
+def upper_clock(lab: Lab, across: list[Pod]) -> Iterator[SteppedClock]:
+    """The nodes' agents and the operator, started with such a clock."""
+    parts = [*((pod.node, "agent") for pod in across), ("cp", "operator")]
+
+    def restart_all(more: dict[str, str]) -> None:
+        for machine, process in parts:
+            lab.machine(machine).stop(process)
+            start_again(lab, machine, process, more)
+        eventually(lambda: findings(lab) == [], 40, lambda: f"{findings(lab)}")
+
+    with own_clock() as clock:
+        try:
+            restart_all(clock.environment)
+            pids = [eventually(lambda m=m, p=p: lab.pid(m, p), 10, f"{p} of {m} runs") for m, p in parts]
+            assert all(map(clock.rules, pids))
             yield clock
-            assert [speaker_pid(lab, node, part) for node in nodes for part in ("entry", "exabgp", "daemon")] == parts
+            assert [lab.pid(machine, process) for machine, process in parts] == pids
+        finally:
+            restart_all({})
 
 
 @contextmanager
@@ -99,6 +131,38 @@ def test_sessions_that_are_cut_after_the_step_are_back_within_ten_seconds(
     both = [2 for _ in nodes]
     eventually(lambda: [len(sessions_of(lab, node)) for node in nodes] == both, 10, f"all sessions of {nodes} are back")
     all_up(lab)
+
+
+def resting(lab: Lab, node: str) -> dict[str, float]:
+    """The node's addresses that rest, and until when, in seconds of the monotonic clock."""
+    lines = lab.machine(node).run(["cat", "/run/podroute/agent/resting"]).splitlines()
+    return {address: float(until) for address, until, _ in map(str.split, lines)}
+
+
+def test_agents_and_an_operator_whose_clocks_step_go_on_and_no_rest_becomes_shorter(
+    lab: Lab, across: list[Pod], upper_clock: SteppedClock
+) -> None:
+    node = across[0].node
+    epochs = {lab.get("nodenetwork", each)["spec"]["epoch"] for each in lab.topology.node_names}
+    with pods_on(lab, [node], "released") as (gone,):
+        pass
+    before = eventually(
+        lambda: resting(lab, node) if set(gone.addresses) <= set(resting(lab, node)) else {}, 10, "rests"
+    )
+    with undisturbed(lab, across):
+        for number, step in enumerate((3600, -3600)):
+            upper_clock.step(step)
+            with pods_on(lab, [node], f"stepped-{number}") as (pod,):
+                assert len(pod.addresses) == 2
+            the_operator_hears(lab)
+            now = resting(lab, node)
+            ended = {address for address, until in before.items() if now.get(address) != until}
+            assert all(before[address] <= time.monotonic() for address in ended), f"{before}, then {now}"
+    eventually(
+        lambda: not set(gone.addresses) & set(resting(lab, node)), 60, lambda: f"{resting(lab, node)} rest no more"
+    )
+    # A lost Lease would be a new term, and that a new epoch.
+    assert {lab.get("nodenetwork", each)["spec"]["epoch"] for each in lab.topology.node_names} == epochs
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 import ipaddress
 import itertools
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +16,7 @@ from seen_source import place_of, source_seen
 from test_node_changes import delete_and_make_anew
 from test_power import is_ready
 from told import told_on
-from traffic import Traffic
+from traffic import Place, Traffic
 from workloads import apply, eventually, pods_on
 
 from controller.lab.cluster import Lab
@@ -112,6 +114,25 @@ def test_pods_on_different_nodes_reach_each_other_over_both_families(mesh: Lab) 
         for one, other in itertools.permutations(pods, 2):
             for target in other.addresses:
                 run_checked([*one.place.enter, "ping", "-c1", "-W2", target])
+
+
+def connects(place: Place, address: str) -> bool:
+    """Whether somebody takes a connection from there to the BGP port at the address."""
+    script = f"import socket; socket.create_connection(({address!r}, 179), 1).close()"
+    done = subprocess.run([*place.enter, sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert not done.returncode or "timed out" in done.stderr or "refused" in done.stderr, done.stderr
+    return done.returncode == 0
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_no_pod_reaches_a_speakers_port_that_a_machine_outside_reaches(mesh: Lab, family: int) -> None:
+    first, *_, last = mesh.topology.node_names
+    # The lower address waits for the others.
+    listens = address(mesh, first, family)
+    with pods_on(mesh, [first, last], "knocks") as (own, remote):
+        assert not connects(own.place, listens)
+        assert not connects(remote.place, listens)
+    assert connects(place_of(mesh, "outside"), listens)
 
 
 @pytest.mark.parametrize("family", [4, 6])

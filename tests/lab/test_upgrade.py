@@ -1,11 +1,14 @@
-"""Another version of agents and speakers, by a changed manifest: node by node, at no packet's cost, there and back; one that is
-broken stops at one node.
+"""Another version, by `kubectl apply -k` with another tag: node by node, at no packet's cost, there and back; one that is broken
+stops at one node.
 """
 
 import itertools
 import json
+import os
+import tempfile
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +17,8 @@ from test_installed import NAMESPACE, on_nodes, parts
 from workloads import Pod, eventually, pods_on
 
 from controller.lab.cluster import Lab
+from controller.lab.images import OWN_IMAGE
+from controller.lab.podroute import MANIFESTS, ROOT
 
 pytestmark = [pytest.mark.lab, pytest.mark.root]
 
@@ -33,6 +38,23 @@ def change(lab: Lab, component: str, **container: Any) -> None:
     containers = [{"name": component, **container}]
     patch = json.dumps({"spec": {"template": {"spec": {"containers": containers}}}})
     lab.kubectl("patch", "daemonset", "-n", NAMESPACE, f"podroute-{component}", "-p", patch)
+
+
+def apply_tag(lab: Lab, tag: str) -> None:
+    """As an administrator changes the version: one line in a kustomization of his own."""
+    name, _, known = OWN_IMAGE.rpartition(":")
+    if tag != known:
+        for node in lab.topology.node_names:
+            lab.machine(node).run(
+                ["ctr", "--namespace", "k8s.io", "images", "tag", "--force", OWN_IMAGE, f"{name}:{tag}"]
+            )
+    with tempfile.TemporaryDirectory(prefix="podroute-upgrade-") as folder:
+        overlay = {
+            "resources": [os.path.relpath(ROOT / MANIFESTS, os.path.realpath(folder))],
+            "images": [{"name": name, "newTag": tag}],
+        }
+        Path(folder, "kustomization.yaml").write_text(json.dumps(overlay))
+        lab.kubectl("apply", "-k", folder)
 
 
 def undo(lab: Lab, component: str) -> None:
@@ -57,21 +79,24 @@ def ready_at(pod: dict[str, Any]) -> datetime:
     return at(next(c["lastTransitionTime"] for c in pod["status"]["conditions"] if c["type"] == "Ready"))
 
 
-@pytest.mark.parametrize("way", ["another version", "back to the one before"])
-def test_agents_and_speakers_are_rolled_node_by_node_without_a_lost_packet_or_route(
-    installed_lab: Lab, across: list[Pod], way: str
+@pytest.mark.parametrize(
+    "tag", ["next", OWN_IMAGE.rpartition(":")[2]], ids=["another version", "back to the one before"]
+)
+def test_a_version_is_rolled_out_node_by_node_without_a_lost_packet_or_route(
+    installed_lab: Lab, across: list[Pod], tag: str
 ) -> None:
     lab, nodes = installed_lab, installed_lab.topology.node_names
     before = {component: uids(lab, component) for component in COMPONENTS}
     assert all(set(before[component]) == set(nodes) for component in COMPONENTS)
+    operator = set(uids(lab, "operator").values())
     with undisturbed(lab, across, restarting=nodes):
-        for component in COMPONENTS:
-            if way == "another version":
-                change(lab, component, env=[{"name": "ANOTHER", "value": "version"}])
-            else:
-                undo(lab, component)
+        apply_tag(lab, tag)
         for component in COMPONENTS:
             eventually(lambda c=component: all_others(lab, c, before[c]), 150, lambda c=component: f"{uids(lab, c)}")
+    assert set(uids(lab, "operator").values()) - operator, "the operator, too, is another"
+    for pod in (pod for component in ("operator", *COMPONENTS) for pod in parts(lab, component)):
+        images = {c["image"] for c in (*pod["spec"]["containers"], *pod["spec"].get("initContainers", ()))}
+        assert {image.rpartition(":")[2] for image in images} == {tag}
     agents = {pod["spec"]["nodeName"]: pod for pod in parts(lab, "agent")}
     speakers = sorted(parts(lab, "speaker"), key=lambda pod: at(pod["metadata"]["creationTimestamp"]))
     for one, next_one in itertools.pairwise(speakers):
