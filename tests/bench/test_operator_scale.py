@@ -115,6 +115,8 @@ def test_an_operator_of_many_nodes_starts_changes_and_rests(figures: Figures) ->
                     lambda: counted(world, "ipblocks") >= NODES * BLOCKS_EACH and serves(world, NODES - 1),
                     f"{NODES} nodes have {BLOCKS_EACH} blocks each",
                     1800,
+                    # Asking takes a third of a second of processor time, which the others need.
+                    pause=2.0,
                 )
             operator.stop()
             with timed(took, "start"):

@@ -30,8 +30,8 @@ REPOSITORY = Path(__file__).parents[2]
 _numbers = iter(range(1000000))
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
-    """The first true answer of `condition`; fails with `what` was missing and the last answer."""
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 20.0, pause: float = 0.03) -> Any:
+    """The first true answer of `condition`, asked after each `pause`; fails with `what` was missing and the last answer."""
     deadline = time.monotonic() + seconds
     while True:
         answer = condition()
@@ -39,7 +39,7 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> 
             return answer
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {what}; last answer: {answer!r}")
-        time.sleep(0.03)
+        time.sleep(pause)
 
 
 def _setns(descriptor: int) -> None:
