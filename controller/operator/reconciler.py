@@ -121,18 +121,16 @@ class Reconciler:
 
     async def _look(self) -> float | None:
         """Plans and writes until there is nothing left to write; gives when to look again at the latest."""
+        wake_at: float | None = None
         for _ in range(MOST_PASSES):
             while self._relist:
                 await self._list_again(set(self._relist))
             if not self.may_write() or not self._store.is_loaded:
                 return None
-            started = time.monotonic()
-            self._planned_in = self._terms
-            inventory = inventory_of(self._store)
-            plan = operator_plan(inventory, self.memory, _moment())
-            self._took = time.monotonic() - started
-            self._metrics.plans.observe(self._took)
-            self._keep(plan, silent_nodes(inventory, self.memory.epoch))
+            plan = await self._plan()
+            if plan is None:
+                continue
+            wake_at = plan.wake_at
             if plan.to_verify:
                 await self._verify(plan)
                 continue
@@ -143,12 +141,28 @@ class Reconciler:
         else:
             # Somebody writes against us, or there is very much to do: rest before going on.
             self._dirty.set()
-        times = [at for at in (plan.wake_at, self._applier.wake_at) if at is not None]
+        times = [at for at in (wake_at, self._applier.wake_at) if at is not None]
         if not self.memory.is_settled:
             # Everybody waits for the agents' words: they are asked for, too, lest one of them was missed.
             times.append(time.monotonic() + ASK_AGAIN_SECONDS)
             self._relist.add(NodeNetwork)
         return min(times, default=None)
+
+    async def _plan(self) -> OperatorPlan | None:
+        """What is to be written now; None if another term began meanwhile, whose memory is another.
+
+        In a thread: with thousands of nodes it takes seconds, in which the Lease is renewed and events are heard.
+        """
+        started = time.monotonic()
+        self._planned_in = self._terms
+        inventory, memory = inventory_of(self._store), self.memory
+        plan = await asyncio.to_thread(operator_plan, inventory, memory, _moment())
+        self._took = time.monotonic() - started
+        self._metrics.plans.observe(self._took)
+        if self._planned_in != self._terms:
+            return None
+        self._keep(plan, silent_nodes(inventory, memory.epoch))
+        return plan
 
     def _keep(self, plan: OperatorPlan, silent: tuple[str, ...]) -> None:
         if self.memory.unsettled_since is not None and plan.memory.unsettled_since is None:

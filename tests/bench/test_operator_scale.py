@@ -18,6 +18,7 @@ from test_upkeep import mebibytes, processor_seconds
 
 from controller.api.objects import GROUP, VERSION
 from controller.kube.client import Api, connect
+from controller.kube.lease import LeaseTerms
 from controller.kube.resources import Collection
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(3600)]
@@ -87,6 +88,11 @@ def blocks(world: World, name: str) -> int:
     return len(world.get("nodenetwork", name)["spec"].get("blocks", []))
 
 
+def started(world: World, name: str) -> OperatorProcess:
+    """With a Lease as long as users have it."""
+    return OperatorProcess(world, name, f"--lease-seconds={LeaseTerms().duration:g}")
+
+
 @contextmanager
 def timed(into: dict[str, float], name: str) -> Iterator[None]:
     begun = time.monotonic()
@@ -110,7 +116,7 @@ def test_an_operator_of_many_nodes_starts_changes_and_rests(figures: Figures) ->
         world.apply(POOL)
         with EchoAgents(str(world.kubeconfig)):
             with timed(took, "first"):
-                operator = OperatorProcess(world, "first")
+                operator = started(world, "first")
                 wait_for(
                     lambda: counted(world, "ipblocks") >= NODES * BLOCKS_EACH and serves(world, NODES - 1),
                     f"{NODES} nodes have {BLOCKS_EACH} blocks each",
@@ -120,7 +126,7 @@ def test_an_operator_of_many_nodes_starts_changes_and_rests(figures: Figures) ->
                 )
             operator.stop()
             with timed(took, "start"):
-                operator = OperatorProcess(world, "second")
+                operator = started(world, "second")
                 add_nodes(world, range(NODES, NODES + 1))
                 wait_for(lambda: serves(world, NODES), "a new node's blocks after a restart", 300)
             with timed(took, "change"):
