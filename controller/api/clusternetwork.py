@@ -7,6 +7,9 @@ from msgspec import Meta, Struct
 from controller.api.fields import MOST_CLIENTS, MOST_POOLS
 from controller.api.objects import Resource
 
+# Twice what Kubernetes itself is made for (kubernetes.io, "Considerations for large clusters").
+MOST_NODES = 10_000
+
 
 class MeshMember(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """One node of the node mesh."""
@@ -33,11 +36,11 @@ class PoolFlags(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults
 class ClusterNetworkSpec(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """What every node must know."""
 
-    mesh: Annotated[tuple[MeshMember, ...], Meta(description="The node mesh.", max_length=5000)] = ()
+    mesh: Annotated[tuple[MeshMember, ...], Meta(description="The node mesh.", max_length=MOST_NODES)] = ()
     pools: Annotated[tuple[PoolFlags, ...], Meta(description="Accepted pools.", max_length=MOST_POOLS)] = ()
     node_addresses: Annotated[
         tuple[Annotated[str, Meta(max_length=39)], ...],
-        Meta(description="All Nodes' InternalIPs.", max_length=10000),
+        Meta(description="All Nodes' InternalIPs.", max_length=2 * MOST_NODES),
     ] = ()
     service_ranges: Annotated[
         tuple[Annotated[str, Meta(max_length=43)], ...], Meta(description="Service CIDRs.", max_length=64)

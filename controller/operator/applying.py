@@ -22,6 +22,9 @@ from controller.plan.pools import FINALIZER
 log = logging.getLogger(__name__)
 
 PARALLEL = 16
+# Seconds of writing after which the rest is left to the next plan: with thousands of writes one plan would take minutes, in which
+# nothing new is looked at.
+SLICE_SECONDS = 5.0
 # Seconds between two writes of one object's status: of any, and of one in which only counts differ.
 STATUS_SECONDS = 1.0
 COUNT_SECONDS = 2.0
@@ -41,16 +44,20 @@ class Applier:
         self._not_before: dict[Key, float] = {}
         self._status_written: dict[Key, float] = {}
         self._slots = asyncio.Semaphore(PARALLEL)
+        # When the present slice ends (monotonic seconds), and whether something was left to the next plan.
+        self._until = 0.0
+        self._has_more = False
         self.wake_at: float | None = None
 
     async def apply(self, plan: OperatorPlan) -> bool:
-        """Carries out the plan; gives whether the Store knows more now.
+        """Carries out the plan, for a while; gives whether another is to be made at once: the Store knows more now, or time was up.
 
         Blocks come first, then what lists them, then what people read. A pool's `Accepted` needs no place before the grants: they
         are planned only once the Store has it, from the server's own answer. Raises Unavailable if the server does not answer at
         all, and Fenced: then no write will do.
         """
         self.wake_at = None
+        self._until, self._has_more = time.monotonic() + SLICE_SECONDS, False
         self._forget_all_but(plan)
         blocks, others = _split(plan.creates)
         block_updates, other_updates = _split(plan.updates)
@@ -75,7 +82,7 @@ class Applier:
                 [(("status", each), self._writer.replace_status) for each in plan.statuses if self._is_due(each)]
             ),
         ]
-        return any(has_news)
+        return self._has_more or any(has_news)
 
     def _forget_all_but(self, plan: OperatorPlan) -> None:
         """What is not to be written any more has no failures, and an old write holds no new one up: objects come and go."""
@@ -98,6 +105,9 @@ class Applier:
     ) -> bool:
         async def one(verb: str, body: Resource, write: Callable[[Any], Awaitable[Raw | None]]) -> bool:
             async with self._slots:
+                if time.monotonic() >= self._until:
+                    self._has_more = True
+                    return False
                 return await self._write(verb, body, write)
 
         results = await asyncio.gather(

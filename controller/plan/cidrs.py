@@ -40,6 +40,14 @@ def single_networks(addresses: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=REMEMBERED)
+def is_inside(cidr: str, around: str) -> bool:
+    """Whether all addresses of the first network are the second's, too."""
+    inner, outer = network_of(cidr), network_of(around)
+    # Of two networks of one family that overlap, the one that is no shorter lies inside.
+    return outer.overlaps(inner) and outer.prefixlen <= inner.prefixlen
+
+
+@lru_cache(maxsize=REMEMBERED)
 def size_of(cidr: str) -> int:
     """How many addresses a CIDR holds."""
     return network_of(cidr).num_addresses

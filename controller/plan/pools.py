@@ -14,7 +14,7 @@ from controller.api.ipreservation import IPReservation
 from controller.api.kubernetes import Namespace, Node
 from controller.api.objects import Address, Network, family_of
 from controller.api.reasons import Reason
-from controller.plan.cidrs import address_of, network_of
+from controller.plan.cidrs import address_of, is_inside, network_of
 from controller.plan.inventory import Inventory
 from controller.plan.keeping import unread_pools
 from controller.plan.nodes import internal_addresses
@@ -121,10 +121,8 @@ def is_of(block: IPBlock, pool: IPPool | None) -> bool:
     """
     if pool is None or block.spec.pool != pool.metadata.name:
         return False
-    network, around = network_of(block.spec.cidr), network_of(pool.spec.cidr)
-    has_size = network.prefixlen == pool.spec.effective_block_size
-    # A network inside another of its family overlaps it and is no shorter.
-    return has_size and around.overlaps(network) and around.prefixlen <= network.prefixlen
+    has_size = network_of(block.spec.cidr).prefixlen == pool.spec.effective_block_size
+    return has_size and is_inside(block.spec.cidr, pool.spec.cidr)
 
 
 def is_selecting(pool: IPPool, node: Node) -> bool:

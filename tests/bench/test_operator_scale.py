@@ -33,6 +33,13 @@ POOL = {
     "metadata": {"name": "scale"},
     "spec": {"cidr": "10.32.0.0/11", "headroom": 250},
 }
+# So many nodes peer with their ToRs: a mesh of them would be of no use.
+PEER = {
+    "apiVersion": "podroute.dev/v1alpha1",
+    "kind": "BGPPeer",
+    "metadata": {"name": "tor"},
+    "spec": {"address": "10.255.255.1", "asNumber": 65001},
+}
 AT_ONCE = 32
 REST_SECONDS = 30.0
 NODE_KIND = Collection("", "v1", "nodes", "Node")
@@ -113,8 +120,8 @@ def test_an_operator_of_many_nodes_starts_changes_and_rests(figures: Figures) ->
     with World() as world:
         world.install_crds()
         add_nodes(world, range(NODES))
-        world.apply(POOL)
-        with EchoAgents(str(world.kubeconfig)):
+        world.apply(POOL, PEER)
+        with EchoAgents(str(world.kubeconfig)) as agents:
             with timed(took, "first"):
                 operator = started(world, "first")
                 wait_for(
@@ -124,6 +131,7 @@ def test_an_operator_of_many_nodes_starts_changes_and_rests(figures: Figures) ->
                     # Asking takes a third of a second of processor time, which the others need.
                     pause=2.0,
                 )
+            wait_for(lambda: agents.is_quiet, "every agent has said what it had to say", 600, pause=1.0)
             operator.stop()
             with timed(took, "start"):
                 operator = started(world, "second")
@@ -132,6 +140,7 @@ def test_an_operator_of_many_nodes_starts_changes_and_rests(figures: Figures) ->
             with timed(took, "change"):
                 add_nodes(world, range(NODES + 1, NODES + 2))
                 wait_for(lambda: serves(world, NODES + 1), "a new node's blocks", 60)
+            wait_for(lambda: agents.is_quiet, "every agent has said what it had to say", 600, pause=1.0)
             pid = [operator.process.pid]
             asked, used = requests(world), processor_seconds(pid)
             # The measured span itself, not a wait for anything.

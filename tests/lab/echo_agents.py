@@ -6,6 +6,7 @@ nodes say nothing, as if their agents were away.
 
 import asyncio
 import threading
+import time
 from random import Random
 from types import TracebackType
 from typing import Any
@@ -20,6 +21,7 @@ from controller.kube.writer import Writer
 
 # Thousands of nodes don't answer one after the other either.
 AT_ONCE = 16
+QUIET_SECONDS = 3.0
 
 
 class EchoAgents:
@@ -34,6 +36,8 @@ class EchoAgents:
         self._held: dict[str, dict[str, BlockGrant]] = {}
         # What was answered to last, by node: the object's version, and what the test said then.
         self._answered: dict[str, tuple[str, str]] = {}
+        # Whether nothing has been left to say for a while.
+        self.is_quiet = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="echo-agents")
 
@@ -54,10 +58,14 @@ class EchoAgents:
                 api, store, NodeNetwork, backoff=exponential(Random(0), most=0.5), on_change=lambda _: None
             )
             task = asyncio.create_task(reflector.run())
+            said_at = time.monotonic()
             while not self._stop.is_set():
                 await asyncio.sleep(0.02)
+                self.is_quiet = time.monotonic() - said_at > QUIET_SECONDS
                 said = repr((self.in_use, self.waiting, self.silent, self.claims))
                 news = [each for each in store.all(NodeNetwork) if not self._is_answered(each, said)]
+                if news:
+                    said_at = time.monotonic()
                 for start in range(0, len(news), AT_ONCE):
                     await asyncio.gather(*(self._echo(api, each, said) for each in news[start : start + AT_ONCE]))
             task.cancel()

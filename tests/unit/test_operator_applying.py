@@ -128,6 +128,29 @@ def test_blocks_are_written_before_statuses() -> None:
     assert [verb for verb, _, _ in site.api.requests] == ["create", "status"]
 
 
+def test_what_a_plan_has_no_time_for_is_left_to_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+
+    def takes_a_second(*_: str) -> None:
+        nonlocal now
+        now += 1.0
+
+    monkeypatch.setattr(applying.time, "monotonic", lambda: now)
+    site = Site("a")
+    site.api.trouble = takes_a_second
+    wanted = tuple(block_named(f"block-{number:02}") for number in range(12))
+    assert site.apply(creates=wanted, statuses=(site.with_status("a", "Accepted"),)), (
+        "another plan is to be made at once"
+    )
+    assert len(site.api.asked("create")) == applying.SLICE_SECONDS
+    assert not site.api.asked("status"), "blocks come first"
+    for _ in range(3):
+        left = tuple(each for each in wanted if site.store.get(IPBlock, each.metadata.name) is None)
+        site.apply(creates=left, statuses=(site.with_status("a", "Accepted"),))
+    assert sorted(site.api.asked("create")) == [each.metadata.name for each in wanted]
+    assert site.api.asked("status") == ["a"]
+
+
 @pytest.mark.parametrize("is_adding", [True, False])
 def test_a_finalizer_that_somebody_added_meanwhile_stays(is_adding: bool) -> None:
     site = Site("a")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.plan.cidrs import canonical_address, distinct_networks, single_networks
+from controller.plan.cidrs import canonical_address, distinct_networks, is_inside, single_networks
 
 NETWORKS = st.sampled_from(("10.0.0.0/30", "10.0.0.1", "10.0.0.2/31", "10.0.0.9", "fd00::/126", "fd00::1", "fd00::9"))
 
@@ -26,6 +26,14 @@ def test_distinct_networks_are_sorted_with_ipv4_first() -> None:
 def test_a_network_with_host_bits_is_refused() -> None:
     with pytest.raises(ValueError, match="host bits"):
         distinct_networks(("10.0.0.0/24", "10.0.0.1/24"))
+
+
+@pytest.mark.parametrize(
+    ("around", "inside"),
+    [("10.0.0.0/24", True), ("10.0.0.0/26", True), ("10.0.0.0/27", False), ("10.0.1.0/24", False), ("fd00::/8", False)],
+)
+def test_a_network_is_inside_one_that_has_all_its_addresses(around: str, inside: bool) -> None:
+    assert is_inside("10.0.0.0/26", around) is inside
 
 
 def test_each_address_is_a_network_of_its_own() -> None:
