@@ -3,12 +3,14 @@
 from dataclasses import replace
 
 import pytest
-from chaos import chosen, run
+from chaos import chosen, flow, run
 from chaos_faults import CONTROL, FAULTS, LONG_S, REPAIR_S, RETURN_S, Cost, Fault, Machines, by_hand
 from chaos_outcome import Outcome, document
 from faults import HOLD_TIME_S
+from traffic import Place
 
 from controller.lab.cluster import Lab
+from controller.lab.topology import Topology
 
 SEED, COUNT = 12, 1
 
@@ -27,6 +29,33 @@ def test_faults_cost_what_they_may_and_no_more(lab: Lab) -> None:
 def test_a_long_run_has_every_fault_and_its_seed_decides_all() -> None:
     assert {fault for fault, _ in chosen(1, len(FAULTS))} == {CONTROL, *FAULTS}
     assert chosen(1, 30) == chosen(1, 30) != chosen(2, 30)
+
+
+SHAPE = Topology("chaos", 4, 2, ("frr", "bird"))
+ENDS = (Place("one", (), ()), Place("other", (), ()))
+QUIET = Fault("a fault", Machines.NODE, by_hand(lambda *_: None))
+# Its BGP ends, and what it told with it.
+FORGOTTEN = replace(QUIET, resets=True, withdraws=True)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "crossed"),
+    [
+        (("n0", "n1"), {"n0", "n1"}),
+        (("n0", "n2"), {"n0", "n2", "tor0", "tor1", "spine"}),
+        (("n2",), {"n2", "tor1", "spine"}),
+    ],
+    ids=["within a rack", "across racks", "to the outside"],
+)
+def test_a_flow_is_the_victims_own_if_it_ends_there_or_must_cross_it(nodes: tuple[str, ...], crossed: set[str]) -> None:
+    own = flow(SHAPE, ENDS, *nodes)
+    assert {name for name in SHAPE.machine_names if own.is_of(name, QUIET)} == crossed
+
+
+def test_a_flow_within_a_rack_is_its_tors_own_where_the_tors_bgp_ends_alone() -> None:
+    own = flow(SHAPE, ENDS, "n2", "n3")
+    assert [own.is_of(tor, FORGOTTEN) for tor in SHAPE.tor_names] == [False, True]
+    assert not own.is_of("tor1", replace(FORGOTTEN, resets=False))
 
 
 def outcome(cost: Cost, **more: object) -> Outcome:
