@@ -188,3 +188,8 @@ class NodeNetwork(Resource, frozen=True, kw_only=True, rename="camel"):
 
     spec: NodeNetworkSpec
     status: NodeNetworkStatus = NodeNetworkStatus()
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the status is about the present spec."""
+        return self.status.observed_generation == self.metadata.generation

@@ -184,8 +184,7 @@ def _delete_released(ground: Ground, plan: BlockPlan, blocks: Iterable[IPBlock])
             continue
         uid = block.metadata.uid
         was_asked = any(grant.uid == uid and grant.state == "Releasing" for grant in network.spec.blocks)
-        is_answer = network.status.observed_generation == network.metadata.generation
-        if was_asked and is_answer and uid in network.status.released:
+        if was_asked and network.is_answered and uid in network.status.released:
             plan.deletes.append(block)
 
 
@@ -215,10 +214,9 @@ def _ask_back_unused(ground: Ground, plan: BlockPlan, blocks: Iterable[IPBlock])
 
 def _is_given_back(block: IPBlock, network: NodeNetwork) -> bool:
     """Whether the node has seen that the block is its own again, and says all the same that it gave it back."""
-    is_answer = network.status.observed_generation == network.metadata.generation
     uid = block.metadata.uid
     is_listed = any(grant.uid == uid and grant.state == "Active" for grant in network.spec.blocks)
-    return is_answer and is_listed and uid in network.status.released
+    return network.is_answered and is_listed and uid in network.status.released
 
 
 def _belongs(block: IPBlock, pool: IPPool | None, node: Node) -> bool:

@@ -189,7 +189,7 @@ def _unlocked(network: NodeNetwork) -> list[BlockClaim]:
     What is listed as Active is its own although it says so, if that is the answer to an earlier question.
     """
     released = set(network.status.released)
-    if network.status.observed_generation != network.metadata.generation:
+    if not network.is_answered:
         released.difference_update(grant.uid for grant in network.spec.blocks if grant.state == "Active")
     used = [BlockClaim(cidr=usage.cidr) for usage in network.status.usage if usage.in_use]
     listed = [BlockClaim(cidr=grant.cidr, uid=grant.uid, pool=grant.pool) for grant in network.spec.blocks]

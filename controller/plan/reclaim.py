@@ -58,8 +58,7 @@ def remembered_grace(block: IPBlock, network: NodeNetwork | None, grace: int) ->
     if network is None:
         return block.spec.deleted_node_grace
     told = max(grace, network.spec.deleted_node_grace)
-    has_heard = network.status.observed_generation == network.metadata.generation
-    return told if has_heard else max(told, block.spec.deleted_node_grace)
+    return told if network.is_answered else max(told, block.spec.deleted_node_grace)
 
 
 def told_grace(blocks: Iterable[IPBlock], grace: int) -> int:
