@@ -22,8 +22,8 @@ from controller.plan.pools import FINALIZER
 log = logging.getLogger(__name__)
 
 PARALLEL = 16
-# Seconds of writing after which the rest is left to the next plan: with thousands of writes one plan would take minutes, in which
-# nothing new is looked at.
+# Seconds of writing after which the rest is left to the next plan, unless the caller says how many: with thousands of writes one plan
+# would take minutes, in which nothing new is looked at.
 SLICE_SECONDS = 5.0
 # Seconds between two writes of one object's status: of any, and of one in which only counts differ.
 STATUS_SECONDS = 1.0
@@ -43,21 +43,20 @@ class Applier:
         self._failures: dict[Key, int] = {}
         self._not_before: dict[Key, float] = {}
         self._status_written: dict[Key, float] = {}
-        self._slots = asyncio.Semaphore(PARALLEL)
         # When the present slice ends (monotonic seconds), and whether something was left to the next plan.
         self._until = 0.0
         self._has_more = False
         self.wake_at: float | None = None
 
-    async def apply(self, plan: OperatorPlan) -> bool:
-        """Carries out the plan, for a while; gives whether another is to be made at once: the Store knows more now, or time was up.
+    async def apply(self, plan: OperatorPlan, seconds: float = SLICE_SECONDS) -> bool:
+        """Carries out the plan, for so long; gives whether another is to be made at once: the Store knows more now, or time was up.
 
         Blocks come first, then what lists them, then what people read. A pool's `Accepted` needs no place before the grants: they
         are planned only once the Store has it, from the server's own answer. Raises Unavailable if the server does not answer at
         all, and Fenced: then no write will do.
         """
         self.wake_at = None
-        self._until, self._has_more = time.monotonic() + SLICE_SECONDS, False
+        self._until, self._has_more = time.monotonic() + seconds, False
         self._forget_all_but(plan)
         blocks, others = _split(plan.creates)
         block_updates, other_updates = _split(plan.updates)
@@ -103,20 +102,22 @@ class Applier:
     async def _stage(
         self, writes: Iterable[tuple[tuple[str, Resource], Callable[[Any], Awaitable[Raw | None]]]]
     ) -> bool:
-        async def one(verb: str, body: Resource, write: Callable[[Any], Awaitable[Raw | None]]) -> bool:
-            async with self._slots:
+        waiting = iter(writes)
+        has_news = False
+
+        async def work() -> None:
+            nonlocal has_news
+            for (verb, body), write in waiting:
                 if time.monotonic() >= self._until:
                     self._has_more = True
-                    return False
-                return await self._write(verb, body, write)
+                    return
+                has_news |= await self._write(verb, body, write)
 
-        results = await asyncio.gather(
-            *(one(verb, body, write) for (verb, body), write in writes), return_exceptions=True
-        )
-        fatal = next((result for result in results if isinstance(result, BaseException)), None)
+        ends = await asyncio.gather(*(work() for _ in range(PARALLEL)), return_exceptions=True)
+        fatal = next((end for end in ends if end is not None), None)
         if fatal is not None:
             raise fatal
-        return any(result is True for result in results)
+        return has_news
 
     async def _write(self, verb: str, body: Resource, write: Callable[[Any], Awaitable[Raw | None]]) -> bool:
         kind, name = type(body), body.metadata.name

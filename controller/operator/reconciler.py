@@ -19,7 +19,7 @@ from controller.kube.errors import KubeError, Unavailable
 from controller.kube.resources import collection_of
 from controller.kube.store import Store, WatchEvent
 from controller.kube.writer import Fenced, Writer
-from controller.operator.applying import Applier
+from controller.operator.applying import SLICE_SECONDS, Applier
 from controller.operator.health import Metrics
 from controller.operator.inventory import inventory_of
 from controller.operator.telling import Teller
@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 DEBOUNCE_SECONDS = 0.05
 # After a look that took t seconds comes a rest of at least that many times t, so that a storm of changes costs a quarter of a core.
 REST_FACTOR = 3.0
+# A plan that took t seconds is written for at least that many times t before there is another.
+WRITE_FACTOR = 4.0
 RETRY_SECONDS = 1.0
 ASK_AGAIN_SECONDS = 5.0
 MOST_PASSES = 12
@@ -134,7 +136,7 @@ class Reconciler:
             if plan.to_verify:
                 await self._verify(plan)
                 continue
-            has_news = await self._applier.apply(plan)
+            has_news = await self._applier.apply(plan, max(SLICE_SECONDS, self._took * WRITE_FACTOR))
             self._teller.offer(plan.notes, self._store.invalid())
             if not has_news:
                 break
