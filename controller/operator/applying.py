@@ -22,8 +22,8 @@ from controller.plan.pools import FINALIZER
 log = logging.getLogger(__name__)
 
 PARALLEL = 16
-# Seconds of writing after which the rest is left to the next plan, unless the caller says how many: with thousands of writes one plan
-# would take minutes, in which nothing new is looked at.
+# Seconds of writing after which the rest is left to the next plan, unless the caller says how many: thousands of writes would take
+# minutes, in which nothing new is looked at.
 SLICE_SECONDS = 5.0
 # Seconds between two writes of one object's status: of any, and of one in which only counts differ.
 STATUS_SECONDS = 1.0
