@@ -32,8 +32,9 @@ log = logging.getLogger(__name__)
 DEBOUNCE_SECONDS = 0.05
 # After a look that took t seconds comes a rest of at least that many times t, so that a storm of changes costs a quarter of a core.
 REST_FACTOR = 3.0
-# A plan that took t seconds is written for at least that many times t before there is another.
+# A plan that took t seconds is written for at least that many times t before there is another, within limits.
 WRITE_FACTOR = 4.0
+LONGEST_SLICE_SECONDS = 15.0
 RETRY_SECONDS = 1.0
 ASK_AGAIN_SECONDS = 5.0
 MOST_PASSES = 12
@@ -136,7 +137,8 @@ class Reconciler:
             if plan.to_verify:
                 await self._verify(plan)
                 continue
-            has_news = await self._applier.apply(plan, max(SLICE_SECONDS, self._took * WRITE_FACTOR))
+            seconds = max(SLICE_SECONDS, min(self._took * WRITE_FACTOR, LONGEST_SLICE_SECONDS))
+            has_news = await self._applier.apply(plan, seconds)
             self._teller.offer(plan.notes, self._store.invalid())
             if not has_news:
                 break

@@ -1,5 +1,7 @@
 """Which blocks nodes get, keep and are asked to give back."""
 
+from dataclasses import replace
+
 import msgspec
 from cluster_simulation import Simulation, cluster, with_metadata
 
@@ -53,6 +55,17 @@ def test_nothing_is_granted_before_every_ready_nodes_agent_has_spoken() -> None:
     sim.silent = set()
     sim.settle()
     assert len(sim.blocks()) == 4
+
+
+def test_nodes_whose_blocks_change_are_told_before_those_that_are_told_an_epoch_alone() -> None:
+    sim = cluster(3, headroom=0)
+    sim.settle()
+    sim.waiting["n2", "v4"] = 1
+    sim.answer()
+    assert [type(each) for each in sim.look().creates] == [IPBlock]
+    sim.memory = replace(sim.memory, epoch="e2")
+    told = [each.metadata.name for each in sim.look().updates if isinstance(each, NodeNetwork)]
+    assert told == ["n2", "n0", "n1"]
 
 
 def test_a_silent_agent_holds_up_grants_for_the_settle_time_only() -> None:
