@@ -25,6 +25,8 @@ PARALLEL = 16
 # Seconds of writing after which the rest is left to the next plan, unless the caller says how many: thousands of writes would take
 # minutes, in which nothing new is looked at.
 SLICE_SECONDS = 5.0
+# What blocks leave of that for the rest.
+SHARE_OF_OTHERS = 0.4
 # Seconds between two writes of one object's status: of any, and of one in which only counts differ.
 STATUS_SECONDS = 1.0
 COUNT_SECONDS = 2.0
@@ -43,20 +45,20 @@ class Applier:
         self._failures: dict[Key, int] = {}
         self._not_before: dict[Key, float] = {}
         self._status_written: dict[Key, float] = {}
-        # When the present slice ends (monotonic seconds), and whether something was left to the next plan.
-        self._until = 0.0
-        self._has_more = False
+        # Whether the last plan had something left for which there was no time.
+        self.has_more = False
         self.wake_at: float | None = None
 
     async def apply(self, plan: OperatorPlan, seconds: float = SLICE_SECONDS) -> bool:
         """Carries out the plan, for so long; gives whether another is to be made at once: the Store knows more now, or time was up.
 
-        Blocks come first, then what lists them, then what people read. A pool's `Accepted` needs no place before the grants: they
+        Blocks come first, but leave time for what waits for them; then the few writes about what people applied, which a node's
+        block may wait for; then what lists blocks, in the plan's order. A pool's `Accepted` needs no place before the grants: they
         are planned only once the Store has it, from the server's own answer. Raises Unavailable if the server does not answer at
         all, and Fenced: then no write will do.
         """
         self.wake_at = None
-        self._until, self._has_more = time.monotonic() + seconds, False
+        until, self.has_more = time.monotonic() + seconds, False
         self._forget_all_but(plan)
         blocks, others = _split(plan.creates)
         block_updates, other_updates = _split(plan.updates)
@@ -67,21 +69,23 @@ class Applier:
                     *((("create", each), self._writer.create) for each in blocks),
                     *((("update", each), self._writer.replace) for each in block_updates),
                     *((("delete", each), self._delete) for each in block_deletes),
-                ]
+                ],
+                until - seconds * SHARE_OF_OTHERS,
+            ),
+            await self._stage([(("finalizers", each), self._finalize) for each in plan.finalizers], until),
+            await self._stage(
+                [(("status", each), self._writer.replace_status) for each in plan.statuses if self._is_due(each)], until
             ),
             await self._stage(
                 [
                     *((("create", each), self._writer.create) for each in others),
                     *((("update", each), self._writer.replace) for each in other_updates),
                     *((("delete", each), self._delete) for each in other_deletes),
-                ]
-            ),
-            await self._stage([(("finalizers", each), self._finalize) for each in plan.finalizers]),
-            await self._stage(
-                [(("status", each), self._writer.replace_status) for each in plan.statuses if self._is_due(each)]
+                ],
+                until,
             ),
         ]
-        return self._has_more or any(has_news)
+        return self.has_more or any(has_news)
 
     def _forget_all_but(self, plan: OperatorPlan) -> None:
         """What is not to be written any more has no failures, and an old write holds no new one up: objects come and go."""
@@ -100,7 +104,7 @@ class Applier:
         self._status_written = {key: at for key, at in self._status_written.items() if at > since}
 
     async def _stage(
-        self, writes: Iterable[tuple[tuple[str, Resource], Callable[[Any], Awaitable[Raw | None]]]]
+        self, writes: Iterable[tuple[tuple[str, Resource], Callable[[Any], Awaitable[Raw | None]]]], until: float
     ) -> bool:
         waiting = iter(writes)
         has_news = False
@@ -108,10 +112,12 @@ class Applier:
         async def work() -> None:
             nonlocal has_news
             for (verb, body), write in waiting:
-                if time.monotonic() >= self._until:
-                    self._has_more = True
+                if time.monotonic() >= until:
+                    self.has_more = True
                     return
-                has_news |= await self._write(verb, body, write)
+                # Not `|=`: that would read what others may have changed by the time of the answer.
+                if await self._write(verb, body, write):
+                    has_news = True
 
         ends = await asyncio.gather(*(work() for _ in range(PARALLEL)), return_exceptions=True)
         fatal = next((end for end in ends if end is not None), None)

@@ -139,6 +139,9 @@ class Reconciler:
                 continue
             seconds = max(SLICE_SECONDS, min(self._took * WRITE_FACTOR, LONGEST_SLICE_SECONDS))
             has_news = await self._applier.apply(plan, seconds)
+            if self._applier.has_more and not self.memory.is_settled:
+                # An agent that was not asked yet can't have answered: the time to do so begins when the last one was.
+                self.memory = replace(self.memory, unsettled_since=time.monotonic())
             self._teller.offer(plan.notes, self._store.invalid())
             if not has_news:
                 break

@@ -23,8 +23,8 @@ def valid_network(cidr: str) -> Network | None:
         return None
 
 
-# What a few objects list: every node's addresses are ten thousand texts in a large cluster.
-@lru_cache(maxsize=16)
+# As many lists as an agent has at a time: that of all nodes' addresses is megabytes in a large cluster.
+@lru_cache(maxsize=5)
 def distinct_networks(cidrs: tuple[str, ...]) -> tuple[Network, ...]:
     """The networks without those inside others, sorted, IPv4 first; an address alone is a network of one. Raises ValueError."""
     known = tuple(map(ipaddress.ip_network, cidrs))
@@ -33,7 +33,7 @@ def distinct_networks(cidrs: tuple[str, ...]) -> tuple[Network, ...]:
     return (*v4, *v6)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=1)
 def single_networks(addresses: tuple[str, ...]) -> tuple[str, ...]:
     """Each address as a CIDR of its own, in the same order. Raises ValueError."""
     return tuple(str(ipaddress.ip_network(address)) for address in addresses)

@@ -186,11 +186,12 @@ class _Held:
 def _unlocked(network: NodeNetwork) -> list[BlockClaim]:
     """What the node lists, claims, or says to have in use, but for what it gave back.
 
-    What is listed as Active is its own although it says so, if that is the answer to an earlier question.
+    What is listed is its own although it says so, if that is the answer to an earlier question: since then it may have been told to
+    use it again, and now be asked for it anew.
     """
     released = set(network.status.released)
     if not network.is_answered:
-        released.difference_update(grant.uid for grant in network.spec.blocks if grant.state == "Active")
+        released.difference_update(grant.uid for grant in network.spec.blocks)
     used = [BlockClaim(cidr=usage.cidr) for usage in network.status.usage if usage.in_use]
     listed = [BlockClaim(cidr=grant.cidr, uid=grant.uid, pool=grant.pool) for grant in network.spec.blocks]
     listed = [claim for claim in listed if block_network(claim.cidr) is not None]

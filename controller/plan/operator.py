@@ -23,7 +23,6 @@ from controller.api.notes import Note
 from controller.api.objects import Metadata, OwnerReference, Resource
 from controller.plan.blocks import BlockPlan, Ground, plan_blocks
 from controller.plan.cidrs import network_of
-from controller.plan.claims import Claims
 from controller.plan.cluster import cluster_network_spec
 from controller.plan.inventory import Inventory, Key, Memory, Moment
 from controller.plan.keeping import kept_grants, with_kept_members, with_kept_parts, with_kept_sessions
@@ -73,14 +72,15 @@ def operator_plan(inventory: Inventory, memory: Memory, moment: Moment) -> Opera
     blocks = plan_blocks(ground)
     peering = plan_peering(inventory, facts)
     away = _away(ground, blocks)
-    creates, updates = _networks(ground, blocks.claims, away, peering)
+    creates, updates = _networks(ground, blocks, away, peering)
     deletes = [network for network in ground.inventory.networks if network.metadata.name in blocks.lost_nodes]
     cluster = _cluster(ground, away, peering)
     return _readable(
         inventory.invalid,
         OperatorPlan(
-            creates=(*blocks.creates, *creates, *(c for c in cluster if not c.metadata.uid)),
-            updates=(*blocks.updates, *updates, *(c for c in cluster if c.metadata.uid)),
+            # What all nodes must know of a pool comes before the first of them uses it.
+            creates=(*blocks.creates, *(c for c in cluster if not c.metadata.uid), *creates),
+            updates=(*blocks.updates, *(c for c in cluster if c.metadata.uid), *updates),
             deletes=(*blocks.deletes, *deletes),
             finalizers=tuple(_finalizers(ground)),
             statuses=tuple(statuses_of(ground, blocks, peering)),
@@ -187,11 +187,11 @@ def _finalizers(ground: Ground) -> list[IPPool]:
 
 
 def _networks(
-    ground: Ground, claims: Claims, away: AbstractSet[str], peering: Peering
+    ground: Ground, blocks: BlockPlan, away: AbstractSet[str], peering: Peering
 ) -> tuple[list[Resource], list[Resource]]:
     """NodeNetworks to create and to update."""
     identifiers = router_ids(ground.facts)
-    grants = _grants(ground, claims)
+    grants = _grants(ground, blocks)
     configuration = ground.inventory.configuration.spec
     creates: list[NodeNetwork] = []
     updates: list[NodeNetwork] = []
@@ -245,14 +245,18 @@ def _owner(facts: NodeFacts) -> OwnerReference:
     return OwnerReference(api_version="v1", kind="Node", name=facts.name, uid=facts.node.metadata.uid)
 
 
-def _grants(ground: Ground, claims: Claims) -> dict[str, tuple[BlockGrant, ...]]:
-    """Each node's blocks as they stand in the IPBlocks, never as they are planned: the lock comes first.
+def _grants(ground: Ground, plan: BlockPlan) -> dict[str, tuple[BlockGrant, ...]]:
+    """Each node's blocks as they stand in the IPBlocks, never as they are planned: the lock comes first. But for those that go now,
+    as their nodes gave them back: listed in a spec to which that is no answer any more, they would be theirs again.
 
     If another node uses a block, or may, the lock alone is not enough: its owner is told of it as one that is asked back. And what
     the other was told is asked back from it, not taken away: it answers when it has stopped.
     """
     by_node: dict[str, list[BlockGrant]] = defaultdict(list)
+    claims, gone = plan.claims, {block.metadata.uid for block in plan.deletes}
     for block in ground.inventory.blocks:
+        if block.metadata.uid in gone:
+            continue
         grant = _grant(block, ground)
         is_contested = block.spec.cidr in claims.contested
         by_node[block.spec.node.name].append(asked_back(grant) if is_contested else grant)

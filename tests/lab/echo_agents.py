@@ -61,11 +61,10 @@ class EchoAgents:
             said_at = time.monotonic()
             while not self._stop.is_set():
                 await asyncio.sleep(0.02)
-                self.is_quiet = time.monotonic() - said_at > QUIET_SECONDS
                 said = repr((self.in_use, self.waiting, self.silent, self.claims))
                 news = [each for each in store.all(NodeNetwork) if not self._is_answered(each, said)]
-                if news:
-                    said_at = time.monotonic()
+                said_at = time.monotonic() if news else said_at
+                self.is_quiet = time.monotonic() - said_at > QUIET_SECONDS
                 for start in range(0, len(news), AT_ONCE):
                     await asyncio.gather(*(self._echo(api, each, said) for each in news[start : start + AT_ONCE]))
             task.cancel()

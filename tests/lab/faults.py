@@ -19,10 +19,11 @@ HOLD_TIME_S = 9
 
 
 @contextmanager
-def undisturbed(lab: Lab, across: list[Pod], *, restarting: Sequence[str] = ()) -> Iterator[None]:
+def undisturbed(lab: Lab, across: list[Pod], *, restarting: Sequence[str] = (), watched: float = 0.0) -> Iterator[None]:
     """Traffic between the racks' pods goes on without loss, and no router drops a pod route; no session restarts.
 
-    But for those of the nodes `restarting`: they must, and be whole again before the watch ends.
+    But for those of the nodes `restarting`: they must, and be whole again before the watch ends. It goes on for `watched` seconds
+    after what is done under it: for what may come late.
     """
     tors = lab.topology.tor_names
     before = [session_marks(lab, tor) for tor in tors]
@@ -38,7 +39,11 @@ def undisturbed(lab: Lab, across: list[Pod], *, restarting: Sequence[str] = ()) 
         else:
             # A session whose keepalives ended would fall only later.
             ended = time.monotonic()
-            eventually(lambda: all_heard_since(lab, tors, ended), HOLD_TIME_S + 1, lambda: f"{silences(lab, tors)} s")
+            eventually(
+                lambda: time.monotonic() - ended > watched and all_heard_since(lab, ended),
+                HOLD_TIME_S + 2,
+                lambda: f"both ends of every session hear the other: silent for {silences(lab, tors)} s at the ToRs",
+            )
     traffic.assert_no_loss()
     assert watch.dropped == []
     after = [session_marks(lab, tor) for tor in tors]
@@ -48,10 +53,14 @@ def undisturbed(lab: Lab, across: list[Pod], *, restarting: Sequence[str] = ()) 
     assert all_established(lab, tors)
 
 
-def all_heard_since(lab: Lab, routers: Sequence[str], since: float) -> bool:
-    """Whether the routers have received something on each BGP connection since then (time.monotonic)."""
+def all_heard_since(lab: Lab, since: float) -> bool:
+    """Whether ToRs and nodes have received something on each BGP connection since then (time.monotonic)."""
+    tors = lab.topology.tor_names
     age = time.monotonic() - since
-    return all(silence < age for silence in silences(lab, routers))
+    found = silences(lab, (*tors, *lab.topology.node_names))
+    # Both ends of each.
+    least = 2 * sum(len(session_marks(lab, tor)) for tor in tors)
+    return len(found) >= least and all(silence < age for silence in found)
 
 
 def restarted(lab: Lab, node: str, before: Sequence[Mapping[str, str]]) -> bool:

@@ -87,10 +87,10 @@ def _connection(lab: Lab, router: str, session: str) -> str:
     return " ".join(sorted(line.split()[3] for line in lines if line.split()[3].startswith(peer)))
 
 
-def silences(lab: Lab, routers: Sequence[str]) -> list[float]:
-    """Seconds since the routers last received something on each of their BGP connections: the kernel's own count."""
+def silences(lab: Lab, places: Sequence[str]) -> list[float]:
+    """Seconds since routers or nodes last received something on each of their BGP connections: the kernel's own count."""
     shown = ("ss", "-HtniO", "state", "established", "( sport = :179 or dport = :179 )")
-    lines = [line for router in routers for line in lab.netns_exec(router, list(shown)).splitlines()]
+    lines = [line for place in places for line in lab.netns_exec(place, list(shown)).splitlines()]
     found = [re.search(r" lastrcv:(\d+)", line) for line in lines]
     # Not shown: none.
     return [int(match[1]) / 1000 if match else 0.0 for match in found]

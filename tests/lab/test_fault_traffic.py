@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from faults import speaker_pid, start_again, undisturbed
+from faults import HOLD_TIME_S, speaker_pid, start_again, undisturbed
 from router_tables import RouteWatch, node_blocks
 from seen_source import place_of
 from told import told_on
@@ -103,7 +103,7 @@ def test_a_killed_agent_loses_no_packet_resets_no_session_and_withdraws_nothing(
     lab: Lab, across: list[Pod], rack: int
 ) -> None:
     node = across[rack].node
-    with undisturbed(lab, across):
+    with undisturbed(lab, across, watched=HOLD_TIME_S + 1):
         old = lab.pid(node, "agent")
         lab.kill(node, "agent")
         eventually(lambda: lab.pid(node, "agent") not in (None, old), 10, "the agent runs again")

@@ -15,7 +15,7 @@ from safety_server import Server
 
 from controller.agent import ledger
 from controller.kube import store
-from controller.plan import blocks, node, pools, reclaim
+from controller.plan import blocks, claims, node, pools, reclaim
 from controller.plan.cidrs import network_of
 from controller.plan.claims import Claims
 from controller.plan.inventory import Memory
@@ -180,6 +180,18 @@ def writes_without_the_lease(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(safety_operator.Operator, "may_write", lambda self, now: bool(self.memory.epoch))
 
 
+def takes_an_answer_to_an_earlier_question_for_one(patch: pytest.MonkeyPatch) -> None:
+    real = claims._unlocked
+
+    def answered(network: Any) -> Any:
+        status = msgspec.structs.replace(network.status, observed_generation=network.metadata.generation)
+        asked = {grant.uid for grant in network.spec.blocks if grant.state == "Releasing"}
+        released = tuple(uid for uid in network.status.released if network.is_answered or uid in asked)
+        return real(msgspec.structs.replace(network, status=msgspec.structs.replace(status, released=released)))
+
+    patch.setattr(claims, "_unlocked", answered)
+
+
 MUTATIONS: tuple[Mutation, ...] = (
     grants_before_the_agents_have_spoken,
     grants_what_nodes_name,
@@ -197,6 +209,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     deletes_whatever_has_the_name,
     deletes_what_is_asked_back_without_an_answer,
     deletes_by_an_answer_to_an_earlier_question,
+    takes_an_answer_to_an_earlier_question_for_one,
     assigns_from_blocks_that_are_asked_back,
     reclaims_without_the_margin,
     reclaims_without_grace,

@@ -301,6 +301,22 @@ def answer_is_late(world: World, number: int) -> None:
     world.set_headroom(0)
 
 
+def question_is_asked_again(world: World, number: int) -> None:
+    """After the node was told to go on; before it answers anew, somebody deletes a lock, and others want the block."""
+    answer_is_late(world, number % 3)
+    for _ in range(2):
+        world.operator_works(operator_of(world, 0))
+        world.wait(4.0)
+    world.operator_works(operator_of(world, 0))
+    for each in range(number // 3 + 1):
+        world.lose_block(each)
+    for other in (number + 1, number + 2):
+        for _ in range(2):
+            agent_works(world, other % 3 + 6)
+            world.operator_works(operator_of(world, 0))
+        agent_works(world, other % 3 + 6)
+
+
 def demand_moves_while_a_write_is_late(world: World, number: int) -> None:
     """What an operator asked for before it was cut off is carried out when others have decided anew."""
     first, second = agent_of(world, number), agent_of(world, number + 1)
@@ -435,6 +451,7 @@ SOMETIMES: tuple[Step, ...] = (
     lock_is_late,
     block_is_wanted_after_a_restore,
     answer_is_late,
+    question_is_asked_again,
 )
 SELDOM: tuple[Step, ...] = (
     operator_restarts,

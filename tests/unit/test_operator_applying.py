@@ -12,7 +12,7 @@ from controller.api.ipblock import IPBlockSpec, NodeReference
 from controller.api.objects import Condition, Metadata, Resource, encode
 from controller.kube import errors
 from controller.kube.client import Api
-from controller.kube.resources import collection_of
+from controller.kube.resources import Collection, collection_of
 from controller.kube.store import Store, WatchEvent
 from controller.kube.writer import Writer
 from controller.operator import applying
@@ -128,6 +128,23 @@ def test_blocks_are_written_before_statuses() -> None:
     assert [verb for verb, _, _ in site.api.requests] == ["create", "status"]
 
 
+def test_news_of_one_write_is_not_forgotten_by_another_that_is_refused_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = Site()
+    create = site.api.create
+
+    async def answers_late(collection: Collection, body: Any, namespace: str = "") -> Any:
+        is_bad = body["metadata"]["name"] == "bad"
+        for _ in range(5 if is_bad else 1):
+            await asyncio.sleep(0)
+        if is_bad:
+            raise errors.Troubled("create", "etcdserver: request too large")
+        return await create(collection, body, namespace)
+
+    monkeypatch.setattr(site.api, "create", answers_late)
+    assert site.apply(creates=(block_named("bad"), block_named("good")))
+    assert site.store.get(IPBlock, "good") is not None
+
+
 def test_what_a_plan_has_no_time_for_is_left_to_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
 
@@ -142,13 +159,12 @@ def test_what_a_plan_has_no_time_for_is_left_to_the_next_one(monkeypatch: pytest
     assert site.apply(creates=wanted, statuses=(site.with_status("a", "Accepted"),)), (
         "another plan is to be made at once"
     )
-    assert len(site.api.asked("create")) == applying.SLICE_SECONDS
-    assert not site.api.asked("status"), "blocks come first"
+    assert len(site.api.asked("create")) == applying.SLICE_SECONDS * (1 - applying.SHARE_OF_OTHERS)
+    assert site.api.asked("status") == ["a"], "blocks leave time for others"
     for _ in range(3):
         left = tuple(each for each in wanted if site.store.get(IPBlock, each.metadata.name) is None)
-        site.apply(creates=left, statuses=(site.with_status("a", "Accepted"),))
+        site.apply(creates=left)
     assert sorted(site.api.asked("create")) == [each.metadata.name for each in wanted]
-    assert site.api.asked("status") == ["a"]
 
 
 @pytest.mark.parametrize("is_adding", [True, False])

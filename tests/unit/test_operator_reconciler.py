@@ -103,3 +103,19 @@ def test_a_plan_that_was_made_while_a_term_began_is_dropped_with_its_memory(monk
     assert epochs == ["", "second"]
     assert reconciler.memory.epoch == "second"
     assert reconciler._store.all(NodeNetwork) == ()
+
+
+@pytest.mark.parametrize("has_more", [True, False])
+def test_agents_have_the_time_to_settle_from_when_the_last_one_was_asked(
+    monkeypatch: pytest.MonkeyPatch, has_more: bool
+) -> None:
+    reconciler = ready(monkeypatch, lambda _inventory, memory, _moment: replace(EMPTY, memory=memory))
+    reconciler.memory = Memory("first", unsettled_since=5.0)
+
+    async def applied(*_: object) -> bool:
+        reconciler._applier.has_more = has_more
+        return False
+
+    monkeypatch.setattr(reconciler._applier, "apply", applied)
+    asyncio.run(reconciler._look())
+    assert (reconciler.memory.unsettled_since != 5.0) is has_more

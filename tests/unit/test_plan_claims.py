@@ -1,5 +1,7 @@
 """Blocks whose IPBlock and whose use disagree: claims, conflicts, restored backups."""
 
+from dataclasses import replace
+
 import msgspec
 from cluster_simulation import Simulation, cluster
 
@@ -169,6 +171,46 @@ def test_an_answer_to_an_earlier_question_does_not_take_a_block_from_the_node_th
     assert [(b.metadata.name, b.spec.node.name) for b in plan.creates if isinstance(b, IPBlock)] == [
         (block.metadata.name, "n0")
     ]
+
+
+def test_an_answer_to_an_earlier_question_is_none_to_the_same_question_asked_again() -> None:
+    """Between them the node was told to go on, and did."""
+    sim = cluster()
+    sim.settle()
+    block = next(b for b in sim.all(IPBlock) if b.spec.node.name == "n0")
+    network = sim.get(NodeNetwork, "n0")
+    grants = tuple(
+        msgspec.structs.replace(each, state="Releasing") if each.uid == block.metadata.uid else each
+        for each in network.spec.blocks
+    )
+    said = msgspec.structs.replace(network.status, released=(block.metadata.uid,))
+    spec = msgspec.structs.replace(network.spec, blocks=grants)
+    assert (
+        sim.put(msgspec.structs.replace(network, spec=spec, status=said)).metadata.generation > said.observed_generation
+    )
+    sim.remove(IPBlock, block.metadata.name)
+    created = [b for b in sim.look().creates if isinstance(b, IPBlock) and b.spec.cidr == block.spec.cidr]
+    assert [(b.spec.node.name, b.spec.state) for b in created] == [("n0", "Releasing")]
+
+
+def test_a_spec_that_is_written_with_a_deletion_does_not_list_what_was_given_back() -> None:
+    """Otherwise the answer would be one to an earlier spec, and the block the node's again."""
+    sim = cluster(1, headroom=10)
+    sim.settle()
+    sim.in_use["10.244.0.0/26"] = 60
+    sim.settle()
+    sim.in_use.clear()
+    sim.answer()
+    (_, block) = sim.all(IPBlock)
+    sim.put(msgspec.structs.replace(block, spec=msgspec.structs.replace(block.spec, state="Releasing")))
+    sim.look()
+    sim.answer()
+    sim.memory = replace(sim.memory, epoch="e2")
+    plan = sim.look()
+    assert [each.metadata.name for each in plan.deletes] == [block.metadata.name]
+    (told,) = [each for each in plan.updates if isinstance(each, NodeNetwork) and each.metadata.name == "n0"]
+    assert block.spec.cidr not in {grant.cidr for grant in told.spec.blocks}
+    assert block.spec.cidr not in [b.spec.cidr for b in sim.look().creates if isinstance(b, IPBlock)]
 
 
 def test_a_block_that_its_node_gave_back_in_answer_to_what_it_is_told_now_is_not_created_again() -> None:
