@@ -36,23 +36,31 @@ def processes_of_node(state: LabState, node: str) -> tuple[ProcessSpec, ...]:
 
 def power_off(state: LabState, node: str) -> None:
     """Cut the node's wire, then end everything on it: no connection is closed, no route withdrawn."""
-    topology = state.topology
-    apply_batches(topology, [Batch(node, ("link del eth0",))])
-    kill_machine(Machine(topology.name, node, lab_folder(topology.name) / node))
-    delete_namespaces([topology.namespace(node)])
+    _cut_wire(state, node)
+    kill_machine(_machine(state, node))
+    delete_namespaces([state.topology.namespace(node)])
 
 
 def reboot(state: LabState, node: str) -> None:
-    """End everything on it and start it again: a kernel that goes down closes its connections first."""
-    topology = state.topology
-    kill_machine(Machine(topology.name, node, lab_folder(topology.name) / node))
+    """End everything on it and start it again: a kernel that goes down closes its connections while there is a wire."""
+    kill_machine(_machine(state, node))
+    # Its far end goes with it now, not some time after the namespace.
+    _cut_wire(state, node)
     power_on(state, node)
+
+
+def _cut_wire(state: LabState, node: str) -> None:
+    apply_batches(state.topology, [Batch(node, ("link del eth0",))])
+
+
+def _machine(state: LabState, node: str) -> Machine:
+    return Machine(state.topology.name, node, lab_folder(state.topology.name) / node)
 
 
 def power_on(state: LabState, node: str) -> None:
     """Wire the node anew and start it; returns when its process 1 answers. A node that is on stays as it is."""
     topology = state.topology
-    machine = Machine(topology.name, node, lab_folder(topology.name) / node)
+    machine = _machine(state, node)
     if machine.holder() is not None:
         return
     delete_namespaces([topology.namespace(node)])

@@ -144,7 +144,7 @@ def epochs(lab: Lab) -> set[str]:
 def resting(lab: Lab, node: str) -> dict[str, float]:
     """The node's addresses that rest, and until when, in seconds of the monotonic clock."""
     lines = lab.machine(node).run(["cat", "/run/podroute/agent/resting"]).splitlines()
-    return {address: float(until) for address, until, _ in map(str.split, lines)}
+    return {address: float(until) for address, until, _ in map(str.split, filter(None, lines))}
 
 
 def test_agents_and_an_operator_whose_clocks_step_go_on_and_no_rest_becomes_shorter(
