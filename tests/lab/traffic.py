@@ -133,7 +133,7 @@ class Traffic:
 
     def _start(self, place: Place, own: str, peer: str, port: int) -> subprocess.Popen[str]:
         # What measures must not wait for what is measured.
-        argv = [*place.enter, "nice", "-n", "-15", sys.executable, str(ENDPOINT), own, peer, str(port), str(RATE)]
+        argv = [*place.enter, "chrt", "--rr", "1", sys.executable, str(ENDPOINT), own, peer, str(port), str(RATE)]
         return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
 
     def _is_flowing(self) -> bool:
