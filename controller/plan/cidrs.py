@@ -1,6 +1,7 @@
 """Text to network, remembered: operator and agent read the same ones at every look, and parsing is most of what that costs."""
 
 import ipaddress
+from collections.abc import Iterable
 from functools import lru_cache
 
 from controller.api.objects import Address, Network
@@ -27,7 +28,12 @@ def valid_network(cidr: str) -> Network | None:
 @lru_cache(maxsize=5)
 def distinct_networks(cidrs: tuple[str, ...]) -> tuple[Network, ...]:
     """The networks without those inside others, sorted, IPv4 first; an address alone is a network of one. Raises ValueError."""
-    known = tuple(map(ipaddress.ip_network, cidrs))
+    return union(map(ipaddress.ip_network, cidrs))
+
+
+def union(networks: Iterable[Network]) -> tuple[Network, ...]:
+    """The networks without those inside others, sorted, IPv4 first."""
+    known = tuple(networks)
     v4 = ipaddress.collapse_addresses(n for n in known if isinstance(n, ipaddress.IPv4Network))
     v6 = ipaddress.collapse_addresses(n for n in known if isinstance(n, ipaddress.IPv6Network))
     return (*v4, *v6)

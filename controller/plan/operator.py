@@ -188,7 +188,7 @@ def _finalizers(ground: Ground) -> list[IPPool]:
 
 def _networks(
     ground: Ground, blocks: BlockPlan, away: AbstractSet[str], peering: Peering
-) -> tuple[list[Resource], list[Resource]]:
+) -> tuple[list[NodeNetwork], list[NodeNetwork]]:
     """NodeNetworks to create and to update."""
     identifiers = router_ids(ground.facts)
     grants = _grants(ground, blocks)
@@ -221,7 +221,7 @@ def _networks(
             updates.append(msgspec.structs.replace(existing, metadata=metadata, spec=spec))
     # In a large cluster writing takes minutes: who waits for blocks comes before those that are merely told a new epoch.
     updates.sort(key=lambda each: each.spec.blocks == ground.networks[each.metadata.name].spec.blocks)
-    return [*creates], [*updates]
+    return creates, updates
 
 
 def _is_silent(ground: Ground, facts: NodeFacts) -> bool:

@@ -3,7 +3,6 @@
 A pool that already has blocks never loses to one that has none; otherwise the older one wins (creationTimestamp, then UID).
 """
 
-import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ from controller.api.ipreservation import IPReservation
 from controller.api.kubernetes import Namespace, Node
 from controller.api.objects import Address, Network, family_of
 from controller.api.reasons import Reason
-from controller.plan.cidrs import address_of, is_inside, network_of
+from controller.plan.cidrs import address_of, is_inside, network_of, union
 from controller.plan.inventory import Inventory
 from controller.plan.keeping import unread_pools
 from controller.plan.nodes import internal_addresses
@@ -160,9 +159,10 @@ def reservation_verdicts(reservations: Iterable[IPReservation], pools: Iterable[
 def reserved_networks(reservations: Iterable[IPReservation]) -> Mapping[str, tuple[Network, ...]]:
     """All reserved ranges without overlaps, by family."""
     ranges = [network_of(cidr) for each in reservations for cidr in each.spec.cidrs]
-    v4 = ipaddress.collapse_addresses(n for n in ranges if isinstance(n, ipaddress.IPv4Network))
-    v6 = ipaddress.collapse_addresses(n for n in ranges if isinstance(n, ipaddress.IPv6Network))
-    return {"ipv4": tuple(v4), "ipv6": tuple(v6)}
+    return {
+        family: tuple(n for n in union(ranges) if n.version == version)
+        for family, version in (("ipv4", 4), ("ipv6", 6))
+    }
 
 
 def reserved_inside(cidr: str, reserved: Mapping[str, tuple[Network, ...]]) -> tuple[Network, ...]:
@@ -176,13 +176,5 @@ def reserved_inside(cidr: str, reserved: Mapping[str, tuple[Network, ...]]) -> t
     while len(parts) > 256:
         longest = max(part.prefixlen for part in parts)
         wider = [part.supernet() if part.prefixlen == longest else part for part in parts]
-        parts = list(reserved_union(wider))
+        parts = list(union(wider))
     return tuple(parts)
-
-
-def reserved_union(networks: Iterable[Network]) -> tuple[Network, ...]:
-    """Networks of one family without those inside others."""
-    listed = list(networks)
-    v4 = [n for n in listed if isinstance(n, ipaddress.IPv4Network)]
-    v6 = [n for n in listed if isinstance(n, ipaddress.IPv6Network)]
-    return (*ipaddress.collapse_addresses(v4), *ipaddress.collapse_addresses(v6))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 # How this machine reaches its packages: a stage has a network, but is set up by nobody.
 REACH = ("/etc/resolv.conf", "/etc/hosts", "/etc/ssl/certs/ca-certificates.crt", "/etc/pip.conf")
-CREATED_BY = ("PIP_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
+KEPT_VARIABLES = ("PIP_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 RUN_LIMIT_S = 600
 
 
@@ -40,7 +40,7 @@ class Stage:
     def run(self, *argv: str) -> str:
         """What a program in the stage prints; AssertionError with all that it said if it fails."""
         enter = ["unshare", "--mount", "--pid", "--fork", "--kill-child", f"--root={self.root}", "--mount-proc=/proc"]
-        kept = {key: value for key, value in os.environ.items() if key.startswith(CREATED_BY)}
+        kept = {key: value for key, value in os.environ.items() if key.startswith(KEPT_VARIABLES)}
         environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", **kept}
         done = subprocess.run(
             [*enter, f"--wd={self.folder}", *argv],
