@@ -3,9 +3,9 @@
 import ipaddress
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
 
 import oracle
 import pytest
@@ -19,24 +19,23 @@ from controller.lab.execute import run_checked
 pytestmark = [pytest.mark.lab, pytest.mark.root]
 
 OPERATOR = "system:serviceaccount:podroute-system:podroute-operator"
-# Tells the speaker to announce one prefix more, or less, on every session of its family.
+# Tells the speaker to announce these prefixes more, or less, on every session of their family.
 ANNOUNCE = """
 import asyncio, sys, msgspec
 from bgp.speaker.client import SpeakerClient
 from bgp.values import Announcement, Desired
 
-what, prefix = sys.argv[1:]
+what, *prefixes = sys.argv[1:]
 desired = msgspec.json.decode(open("/run/podroute/speaker/desired.json", "rb").read(), type=Desired)
 def changed(neighbour):
-    if (":" in neighbour.address) != (":" in prefix):
-        return neighbour
-    kept = tuple(each for each in neighbour.announcements if each.prefix != prefix)
-    extra = (Announcement(prefix=prefix, next_hop=neighbour.local_address),) if what == "more" else ()
+    mine = [prefix for prefix in prefixes if (":" in neighbour.address) == (":" in prefix)]
+    kept = tuple(each for each in neighbour.announcements if each.prefix not in mine)
+    extra = tuple(Announcement(prefix=prefix, next_hop=neighbour.local_address) for prefix in mine if what == "more")
     return msgspec.structs.replace(neighbour, announcements=(*kept, *extra))
 neighbours = tuple(changed(n) for n in desired.neighbours)
 asyncio.run(SpeakerClient().sync(msgspec.structs.replace(desired, neighbours=neighbours)))
 """
-FAMILIES = pytest.mark.parametrize("family", [4, 6])
+FAMILIES = (4, 6)
 
 
 def kinds(lab: Lab) -> set[str]:
@@ -76,24 +75,32 @@ def veth(lab: Lab, node: str, name: str, alias: str) -> None:
     lab.netns_exec(node, ["ip", "link", "set", name, "alias", alias])
 
 
-def found_by_both(lab: Lab, kind: str, what: str, *follows: str) -> dict[str, Any]:
-    """The finding, once check has it; the oracle must have it, too, and neither anything else but what `follows` from it."""
+def found_by_both(lab: Lab, kind: str, whats: Iterable[str], *follows: str) -> list[dict[str, str]]:
+    """Each of the findings, once check has it; the oracle must have it, too, and neither anything else but what `follows`."""
+    wanted = {(kind, what) for what in whats}
 
     def by_check() -> list[dict[str, str]]:
         found = findings(lab)
-        return found if kind in {each["kind"] for each in found} else []
+        return found if sum(each["kind"] == kind for each in found) >= len(wanted) else []
 
     def by_oracle() -> set[oracle.Finding]:
         found = oracle.wrong(lab)
-        return found if (kind, what) in found else set()
+        return found if wanted <= found else set()
 
     found = eventually(by_check, 20, lambda: f"{kind}, found {findings(lab)}")
-    seen = eventually(by_oracle, 10, lambda: f"oracle: {kind} {what} in {oracle.wrong(lab)}")
-    assert {each for each, _ in seen} - {*follows} == {kind}
+    seen = eventually(by_oracle, 10, lambda: f"oracle: {wanted} in {oracle.wrong(lab)}")
+    assert {each for each in seen if each[0] not in follows} == wanted
     assert {each["kind"] for each in found} - {"AgentAway", *follows} == {kind}
-    finding = next(each for each in found if each["kind"] == kind)
-    assert finding["remedy"]
-    return dict(finding)
+    named = [each for each in found if each["kind"] == kind]
+    assert len(named) == len(wanted)
+    assert all(each["remedy"] for each in named)
+    return named
+
+
+def the(found: list[dict[str, str]], field: str, text: str) -> dict[str, str]:
+    """The one finding that has this text in this field."""
+    (finding,) = (each for each in found if text in each[field])
+    return finding
 
 
 def block_of(lab: Lab, node: str, family: int) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
@@ -105,53 +112,63 @@ def test_a_lab_in_which_nothing_is_wrong_gives_no_finding(lab: Lab, pod: Pod) ->
     nothing_is_wrong(lab)
 
 
-@FAMILIES
-def test_a_veth_without_pod_is_found(lab: Lab, pod: Pod, family: int) -> None:
-    address = block_of(lab, pod.node, family)[-2]
+def test_a_veth_without_pod_is_found(lab: Lab, pod: Pod) -> None:
+    # One has an address of one family, the other of the other.
+    planted = {f"podr000000000{n}a": block_of(lab, pod.node, n)[-2] for n in FAMILIES}
     with agent_stopped(lab, pod.node):
-        veth(lab, pod.node, "podr0000000000a", f"podr1 planted eth0 00000000-dead {address}")
+        for name, address in planted.items():
+            veth(lab, pod.node, name, f"podr1 planted eth0 00000000-dead {address}")
         # Its alias says that it has an address, so its route is missed as well.
-        finding = found_by_both(lab, "VethWithoutPod", f"{pod.node}/podr0000000000a", "RouteMissing", "PodLinkWrong")
-        assert "podr0000000000a" in finding["object"]
-        assert str(address) in finding["message"]
-    # The agent's own collection takes it away: no container of that name was ever added.
-    eventually(
-        lambda: "podr0000000000a" not in lab.netns_exec(pod.node, ["ip", "link"]), 30, "the stray veth is removed"
-    )
+        whats = [f"{pod.node}/{name}" for name in planted]
+        found = found_by_both(lab, "VethWithoutPod", whats, "RouteMissing", "PodLinkWrong")
+        for name, address in planted.items():
+            assert str(address) in the(found, "object", name)["message"]
+    # The agent's own collection takes them away: no container of that name was ever added.
+    for name in planted:
+        gone = partial(is_gone, lab, pod.node, name)
+        eventually(gone, 30, f"the stray veth {name} is removed")
 
 
-@FAMILIES
-def test_a_route_without_veth_is_found(lab: Lab, pod: Pod, family: int) -> None:
-    prefix = "fd00:10:244:0:250::2/128" if family == 6 else "10.244.250.2/32"
+def is_gone(lab: Lab, node: str, name: str) -> bool:
+    return name not in lab.netns_exec(node, ["ip", "link"])
+
+
+def test_a_route_without_veth_is_found(lab: Lab, pod: Pod) -> None:
+    prefixes = {4: "10.244.250.2/32", 6: "fd00:10:244:0:250::2/128"}
     with agent_stopped(lab, pod.node):
-        add = ["ip", f"-{family}", "route", "add", prefix, "dev", "lo", "proto", "179", "metric", "179"]
-        lab.netns_exec(pod.node, add)
-        finding = found_by_both(lab, "RouteSurplus", f"{pod.node}/{prefix}")
-        assert prefix in finding["object"]
+        for family, prefix in prefixes.items():
+            add = ["ip", f"-{family}", "route", "add", prefix, "dev", "lo", "proto", "179", "metric", "179"]
+            lab.netns_exec(pod.node, add)
+        found = found_by_both(lab, "RouteSurplus", [f"{pod.node}/{prefix}" for prefix in prefixes.values()])
+        for prefix in prefixes.values():
+            assert the(found, "object", prefix)
 
 
-@FAMILIES
-def test_a_veth_without_route_is_found(lab: Lab, pod: Pod, family: int) -> None:
-    address = pod.place.address(family)
+def test_a_veth_without_route_is_found(lab: Lab, pod: Pod) -> None:
+    addresses = {family: pod.place.address(family) for family in FAMILIES}
     with agent_stopped(lab, pod.node):
-        lab.netns_exec(pod.node, ["ip", f"-{family}", "route", "del", address, "proto", "179", "metric", "179"])
-        finding = found_by_both(lab, "RouteMissing", f"{pod.node}/{ipaddress.ip_network(address)}")
-        assert address in finding["object"]
+        for family, address in addresses.items():
+            lab.netns_exec(pod.node, ["ip", f"-{family}", "route", "del", address, "proto", "179", "metric", "179"])
+        whats = [f"{pod.node}/{ipaddress.ip_network(address)}" for address in addresses.values()]
+        found = found_by_both(lab, "RouteMissing", whats)
+        for address in addresses.values():
+            assert the(found, "object", address)
 
 
-@FAMILIES
-def test_one_address_on_two_veths_is_found(lab: Lab, pod: Pod, family: int) -> None:
+def test_one_address_on_two_veths_is_found(lab: Lab, pod: Pod) -> None:
     other = lab.topology.node_names[1]
-    address = pod.place.address(family)
+    addresses = {family: pod.place.address(family) for family in FAMILIES}
     # On another node, under the UID of a real pod there: nothing but the address gives it away.
     with pods_on(lab, [other], "second") as (second,), agent_stopped(lab, other):
-        veth(lab, other, "podr0000000000b", f"podr1 planted eth1 {second.uid} {address}")
+        for family, address in addresses.items():
+            veth(lab, other, f"podr000000000{family}b", f"podr1 planted eth{family} {second.uid} {address}")
         follows = ("AddressOutsideBlocks", "AddressMismatch", "RouteMissing", "PodLinkWrong")
-        finding = found_by_both(lab, "AddressTwice", address, *follows)
-        assert address in finding["object"]
-        assert pod.node in finding["message"]
-        assert other in finding["message"]
-        lab.netns_exec(other, ["ip", "link", "del", "podr0000000000b"])
+        found = found_by_both(lab, "AddressTwice", addresses.values(), *follows)
+        for family, address in addresses.items():
+            message = the(found, "object", address)["message"]
+            assert pod.node in message
+            assert other in message
+            lab.netns_exec(other, ["ip", "link", "del", f"podr000000000{family}b"])
 
 
 def test_a_pod_whose_wiring_was_changed_inside_is_found(lab: Lab, pod: Pod) -> None:
@@ -167,55 +184,52 @@ def test_a_pod_whose_wiring_was_changed_inside_is_found(lab: Lab, pod: Pod) -> N
         run_checked([*inside, "add", "default", "via", "169.254.1.1", "dev", "eth0", "onlink"])
 
 
-@FAMILIES
-def test_a_block_without_node_is_found(lab: Lab, pod: Pod, family: int) -> None:
-    name, cidr = {
-        4: ("10-244-240-0-26", "10.244.240.0/26"),
-        6: ("fd00-10-244-f0-0-0-0-0-122", "fd00:10:244:f0::/122"),
-    }[family]
-    block = {
-        "apiVersion": "podroute.dev/v1alpha1",
-        "kind": "IPBlock",
-        "metadata": {"name": name},
-        "spec": {"cidr": cidr, "pool": f"pods-v{family}", "node": {"name": "ghost", "uid": "gone"}},
+def test_a_block_without_node_is_found(lab: Lab, pod: Pod) -> None:
+    planted = {
+        "10-244-240-0-26": ("10.244.240.0/26", "pods-v4"),
+        "fd00-10-244-f0-0-0-0-0-122": ("fd00:10:244:f0::/122", "pods-v6"),
     }
-    lab.kubectl("create", "--as", OPERATOR, "-f", "-", text=json.dumps(block))
     try:
-        finding = found_by_both(lab, "BlockWithoutNode", cidr)
-        assert "ghost" in finding["message"]
+        for name, (cidr, pool) in planted.items():
+            block = {
+                "apiVersion": "podroute.dev/v1alpha1",
+                "kind": "IPBlock",
+                "metadata": {"name": name},
+                "spec": {"cidr": cidr, "pool": pool, "node": {"name": "ghost", "uid": "gone"}},
+            }
+            lab.kubectl("create", "--as", OPERATOR, "-f", "-", text=json.dumps(block))
+        found = found_by_both(lab, "BlockWithoutNode", [cidr for cidr, _ in planted.values()])
+        assert all("ghost" in finding["message"] for finding in found)
     finally:
-        lab.kubectl("delete", "--as", OPERATOR, "--ignore-not-found", "ipblock", name)
+        lab.kubectl("delete", "--as", OPERATOR, "--ignore-not-found", "ipblock", *planted)
 
 
-def announce(lab: Lab, node: str, what: str, prefix: str) -> None:
-    """Make the speaker announce a prefix more, or less, behind its agent's back."""
-    python = ["env", "PYTHONPATH=/opt/podroute", "/opt/podroute/.venv/bin/python", "-c", ANNOUNCE, what, prefix]
-    lab.node(node).run(python)
-
-
-@FAMILIES
-def test_an_announcement_without_block_is_found(lab: Lab, pod: Pod, family: int) -> None:
-    prefix = "fd00:10:244:f1::/122" if family == 6 else "10.244.241.0/26"
+@contextmanager
+def announced(lab: Lab, node: str, what: str, prefixes: Iterable[str]) -> Iterator[None]:
+    """The speaker announces these more, or less, behind its agent's back; a new agent says again all there is to announce."""
+    python = ["env", "PYTHONPATH=/opt/podroute", "/opt/podroute/.venv/bin/python", "-c", ANNOUNCE, what, *prefixes]
     try:
-        with agent_stopped(lab, pod.node):
-            announce(lab, pod.node, "more", prefix)
-            finding = found_by_both(lab, "AnnouncementWithoutBlock", prefix)
-            assert prefix in finding["message"]
+        with agent_stopped(lab, node):
+            lab.node(node).run(python)
+            yield
     finally:
-        # A new agent says again all there is to announce.
-        lab.kill(pod.node, "agent")
+        lab.kill(node, "agent")
 
 
-@FAMILIES
-def test_a_block_that_is_not_announced_is_found(lab: Lab, pod: Pod, family: int) -> None:
-    block = str(block_of(lab, pod.node, family))
-    try:
-        with agent_stopped(lab, pod.node):
-            announce(lab, pod.node, "less", block)
-            finding = found_by_both(lab, "AnnouncementMissing", block)
-            assert block in finding["message"]
-    finally:
-        lab.kill(pod.node, "agent")
+def test_an_announcement_without_block_is_found(lab: Lab, pod: Pod) -> None:
+    prefixes = ("10.244.241.0/26", "fd00:10:244:f1::/122")
+    with announced(lab, pod.node, "more", prefixes):
+        found = found_by_both(lab, "AnnouncementWithoutBlock", prefixes)
+        for prefix in prefixes:
+            assert the(found, "message", prefix)
+
+
+def test_a_block_that_is_not_announced_is_found(lab: Lab, pod: Pod) -> None:
+    blocks = [str(block_of(lab, pod.node, family)) for family in FAMILIES]
+    with announced(lab, pod.node, "less", blocks):
+        found = found_by_both(lab, "AnnouncementMissing", blocks)
+        for block in blocks:
+            assert the(found, "message", block)
 
 
 def test_an_agent_that_is_away_is_named(lab: Lab, pod: Pod) -> None:
