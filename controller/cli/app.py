@@ -3,6 +3,7 @@
 Exit codes: 0 good, 1 what was asked is not so, 2 wrong use. Every table has `-o json` beside it.
 """
 
+import importlib.metadata
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -28,6 +29,22 @@ app = typer.Typer(
 app.add_typer(lab_app, name="lab")
 app.add_typer(node.app, name="node")
 app.command()(uninstall)
+
+
+def _say_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"podroute {importlib.metadata.version('podroute')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Say which version this is.", callback=_say_version, is_eager=True)
+    ] = False,
+) -> None:
+    """What every command takes; the words of --help stand with `app`."""
+
 
 Kubeconfig = Annotated[str, typer.Option(help="Absent: KUBECONFIG, the pod's service account, ~/.kube/config.")]
 LabName = Annotated[

@@ -1,7 +1,7 @@
 """What the node is set to: its uplinks, and settings that work against pod traffic.
 
-The plan needs the uplinks (addresses, networks on the link, MTU). `podroute check` shows hostile settings and changes
-nothing; only `enable_forwarding` writes, for an agent that was told to.
+The plan needs the uplinks (addresses, networks on the link, MTU). `podroute check` shows hostile settings; nothing here changes
+any.
 """
 
 import json
@@ -113,19 +113,6 @@ def hostile_settings(root: Path = Path("/")) -> tuple[HostileSetting, ...]:
     if len(several) > 1:
         found += _multipath(several)
     return (*found, *_forward_policy(), *_network_managers(root))
-
-
-def enable_forwarding() -> list[str]:
-    """Have the node forward packets of both families; returns the settings that were changed. Raises KernelError."""
-    changed = []
-    for setting in _forwarding_settings():
-        if _sysctl(setting) == "0":
-            try:
-                _path(setting).write_text("1")
-            except OSError as error:
-                raise KernelError(setting, error.errno or EIO) from error
-            changed.append(setting)
-    return changed
 
 
 def _forwarding_settings() -> list[str]:

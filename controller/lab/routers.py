@@ -41,8 +41,12 @@ def _frr(topology: Topology, tor: str) -> MachineSpec:
         "/etc/frr/vtysh.conf": "no service integrated-vtysh-config\n",
     }
     # The daemons run as frr and make their sockets in /run/frr, which Debian's start script would have made for them.
-    script = f"install -d -o frr -g frr /run/frr && exec {FRR_PROGRAMS}/zebra -A 127.0.0.1 -f /etc/frr/zebra.conf"
-    zebra = ProcessSpec(name="zebra", argv=("sh", "-c", script))
+    # A socket that a killed zebra left would make bgpd try it too early, and again after ten seconds only.
+    begin = "install -d -o frr -g frr /run/frr && rm -f /run/frr/zserv.api"
+    zebra = ProcessSpec(
+        name="zebra",
+        argv=("sh", "-c", f"{begin} && exec {FRR_PROGRAMS}/zebra -A 127.0.0.1 -f /etc/frr/zebra.conf"),
+    )
     bgpd = ProcessSpec(
         name="bgpd",
         argv=(f"{FRR_PROGRAMS}/bgpd", "-A", "127.0.0.1", "-f", "/etc/frr/bgpd.conf"),

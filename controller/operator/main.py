@@ -234,7 +234,10 @@ class Operator:
                 return
             except KubeError as error:
                 if str(error) != said:
-                    log.warning("waiting for the API server and the kinds in manifests/crds: %s", error)
+                    log.warning(
+                        "waiting for the API server and the kinds (ours: manifests/crds; ServiceCIDR: Kubernetes 1.33): %s",
+                        error,
+                    )
                 said = str(error)
             await asyncio.sleep(0.2)
 

@@ -38,7 +38,7 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        return None if self.reference is None else self.value / self.reference
+        return self.value / self.reference if self.reference else None
 
     @property
     def verdict(self) -> str:

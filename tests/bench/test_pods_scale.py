@@ -5,6 +5,8 @@ import os
 import statistics
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,30 +17,49 @@ from test_upkeep import processes, processor_seconds
 from workloads import apply, deployment_manifest, eventually
 
 from controller.lab.cluster import Lab
+from controller.lab.errors import LabError
 from controller.lab.images import PAUSE_IMAGE
 from controller.lab.podroute import ensure_plugin, processes_on
+from controller.lab.teardown import tear_down
 
 pytestmark = pytest.mark.timeout(7200)
 
-# A quick look takes a tenth, once.
+# A quick look takes a tenth, once. So many pods are too much here for the reference plugins: they get a fifth, and one try at all.
 PODS, REPEATS = (500, 5) if ROUNDS >= 30 else (50, 1)
+FEW = PODS // 5
+PATIENCE_S = 600.0
 SECTION = "pods at scale"
 NODE = "n0"
 SPAN_SECONDS = 30.0
 CONFIGURATION = json.dumps({"cniVersion": "1.0.0", "name": "podroute", "type": "podroute"})
 
 
-@pytest.fixture(scope="module")
-def clusters() -> Iterator[dict[str, Lab]]:
-    """Two of the same shape, one on podroute and one on ptp and host-local."""
-    labs = {}
+@contextmanager
+def cluster(name: str, **shape: Any) -> Iterator[Lab]:
+    """With a Deployment of no pods yet."""
     try:
-        labs["podroute"] = Lab.up(f"p{os.getpid()}", processes=True, report=print)
-        labs["reference"] = Lab.up(f"r{os.getpid()}", cni="reference", report=print)
-        yield labs
+        lab = Lab.up(name, report=print, **shape)
+        manifest = deployment_manifest("many", 0)
+        (container,) = manifest["spec"]["template"]["spec"]["containers"]
+        container |= {"image": PAUSE_IMAGE, "command": ["/pause"]}
+        apply(lab, manifest)
+        yield lab
     finally:
-        for lab in labs.values():
-            lab.down()
+        tear_down(name)
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """Four nodes on podroute."""
+    with cluster(f"p{os.getpid()}", processes=True) as lab:
+        yield lab
+
+
+@pytest.fixture
+def reference() -> Iterator[Lab]:
+    """The same shape on ptp and host-local."""
+    with cluster(f"r{os.getpid()}", cni="reference") as lab:
+        yield lab
 
 
 def replicas(lab: Lab) -> tuple[int, int]:
@@ -48,46 +69,61 @@ def replicas(lab: Lab) -> tuple[int, int]:
     return status.get("readyReplicas", 0), len(listed)
 
 
-def round_trip(lab: Lab) -> tuple[float, float]:
-    """Seconds until all are Ready, and until all are gone."""
+def round_trip(lab: Lab, count: int) -> tuple[float, float]:
+    """Seconds until so many are Ready, and until all are gone; AssertionError if it takes too long."""
     begun = time.monotonic()
-    lab.kubectl("scale", "deployment", "many", f"--replicas={PODS}")
-    eventually(lambda: replicas(lab)[0] == PODS, 900, lambda: f"{PODS} pods are ready: {replicas(lab)}")
+    lab.kubectl("scale", "deployment", "many", f"--replicas={count}")
+    eventually(lambda: replicas(lab)[0] == count, PATIENCE_S, lambda: f"{replicas(lab)[0]} of {count} pods are ready")
     ready = time.monotonic() - begun
     begun = time.monotonic()
     lab.kubectl("scale", "deployment", "many", "--replicas=0")
-    eventually(lambda: replicas(lab)[1] == 0, 900, lambda: f"all pods are gone: {replicas(lab)}")
+    eventually(lambda: replicas(lab)[1] == 0, PATIENCE_S, lambda: f"all pods are gone: {replicas(lab)}")
     return ready, time.monotonic() - begun
 
 
-def test_hundreds_of_pods_are_created_and_deleted_again_and_again(clusters: dict[str, Lab], figures: Figures) -> None:
-    for lab in clusters.values():
-        manifest = deployment_manifest("many", 0)
-        (container,) = manifest["spec"]["template"]["spec"]["containers"]
-        container |= {"image": PAUSE_IMAGE, "command": ["/pause"]}
-        apply(lab, manifest)
-    took: dict[str, list[tuple[float, float]]] = {name: [] for name in clusters}
-    for _ in range(REPEATS):
-        for name, lab in clusters.items():
-            took[name].append(round_trip(lab))
+def attempt(lab: Lab, count: int) -> tuple[float, float] | str:
+    """The same, or how far it came."""
+    try:
+        return round_trip(lab, count)
+    except (AssertionError, LabError) as error:
+        return str(error)
+
+
+def rows(count: int, ours: list[tuple[float, float]], theirs: list[tuple[float, float]], said: str = "") -> list[Row]:
+    """Until all were Ready, and until all were gone."""
+    made = []
     for index, what in enumerate(("all Ready", "all gone")):
-        ours, theirs = ([pair[index] for pair in took[name]] for name in ("podroute", "reference"))
-        figures.add(
+        own, others = ([pair[index] for pair in pairs] for pairs in (ours, theirs))
+        made.append(
             Row(
                 SECTION,
-                f"{PODS} pods on 4 nodes: {what}, mean of {REPEATS}",
-                statistics.mean(ours),
+                f"{count} pods on 4 nodes: {what}, mean of {REPEATS}",
+                statistics.mean(own),
                 "s",
-                reference=statistics.mean(theirs),
-                detail=f"{', '.join(f'{s:.0f}' for s in ours)} and {', '.join(f'{s:.0f}' for s in theirs)}",
+                reference=statistics.mean(others) if others else None,
+                detail=" and ".join(", ".join(f"{s:.0f}" for s in each) for each in (own, others) if each) + said,
             )
         )
+    return made
+
+
+def test_hundreds_of_pods_are_created_and_deleted_again_and_again(lab: Lab, reference: Lab, figures: Figures) -> None:
+    few: dict[str, list[tuple[float, float]]] = {"ours": [], "theirs": []}
+    for _ in range(REPEATS):
+        few["ours"].append(round_trip(lab, FEW))
+        few["theirs"].append(round_trip(reference, FEW))
+    figures.add(*rows(FEW, few["ours"], few["theirs"]))
+    ours = [round_trip(lab, PODS) for _ in range(REPEATS)]
+    theirs = attempt(reference, PODS)
+    if isinstance(theirs, str):
+        figures.add(*rows(PODS, ours, [], f"; with the reference plugins: {theirs}"))
+    else:
+        figures.add(*rows(PODS, ours, [theirs], " (the reference once)"))
 
 
 @pytest.fixture
-def crowded(clusters: dict[str, Lab]) -> Lab:
-    """The lab on podroute with room for all the pods on one node."""
-    lab = clusters["podroute"]
+def crowded(lab: Lab) -> Lab:
+    """With room for all the pods on one node."""
     apply(lab, body("IPPool", "crowd-v4", cidr="10.251.0.0/19", blockSize=20, headroom=PODS))
     eventually(lambda: any(b["spec"]["pool"] == "crowd-v4" for b in lab.get("ipblocks")["items"]), 30, "a large block")
     return lab

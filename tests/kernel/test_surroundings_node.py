@@ -8,7 +8,7 @@ from netns_world import NODE_V4, NODE_V6, Pod, World, run, wait_until
 from pyroute2 import IPRoute
 
 from controller.kernel.conntrack import forget
-from controller.kernel.surroundings import HostileReason, Uplink, enable_forwarding, hostile_settings, uplinks
+from controller.kernel.surroundings import HostileReason, Uplink, hostile_settings, uplinks
 
 pytestmark = pytest.mark.root
 
@@ -118,13 +118,6 @@ def test_a_network_manager_is_hostile_until_it_is_told_to_leave_routes_alone(nod
     assert reasons(tmp_path) == [HostileReason.NETWORK_MANAGER]
     write(tmp_path / "etc/NetworkManager/conf.d/a.conf", "[keyfile]\nunmanaged-devices=mac:0;interface-name:podr*\n")
     assert reasons(tmp_path) == []
-
-
-def test_forwarding_is_enabled_once(world: World) -> None:
-    run("sysctl", "-q", "-w", "net.ipv4.conf.all.forwarding=0")
-    assert enable_forwarding() == ["net.ipv4.conf.all.forwarding"]
-    assert enable_forwarding() == []
-    assert hostile_settings(Path("/nowhere")) == ()
 
 
 def test_connections_of_a_released_address_are_forgotten_and_others_are_kept(world: World) -> None:

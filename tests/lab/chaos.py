@@ -11,10 +11,12 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -23,6 +25,7 @@ from chaos_faults import CONTROL, FAULTS, Cost, Fault
 from chaos_outcome import Outcome, document, row
 from faults import HOLD_TIME_S, all_established, has_said_all, sessions_of
 from oracle import wrong
+from parts import is_installed, part_pid
 from router_tables import RouteWatch, node_blocks, pod_table, session_marks
 from seen_source import place_of
 from told import findings
@@ -35,6 +38,7 @@ from controller.lab.teardown import tear_down
 from controller.lab.topology import Topology
 
 HEAL_S = 60.0
+LOOKS_AT_ONCE = 4
 NEWBORN = "newborn"
 
 
@@ -149,34 +153,45 @@ def _healing(lab: Lab) -> float | None:
     """Seconds until all is well for good; None if it is not within HEAL_S."""
     since = time.monotonic()
     try:
-        eventually(lambda: is_well(lab), HEAL_S, "all is well")
-        healed = time.monotonic() - since
+        healed = _well_at(lab) - since
         # A session whose keepalives ended falls only now, and what routers kept for it goes.
         time.sleep(HOLD_TIME_S + 1)
-        if is_well(lab):
-            return healed
-        eventually(lambda: is_well(lab), HEAL_S, "all is well again")
+        return healed if is_well(lab) else _well_at(lab) - since
     except AssertionError:
         return None
-    return time.monotonic() - since
+
+
+def _well_at(lab: Lab) -> float:
+    """When the first look ended that found all well."""
+    eventually(lambda: is_well(lab), HEAL_S, "all is well")
+    return time.monotonic()
 
 
 def is_well(lab: Lab) -> bool:
     """Whether everything runs, all sessions are up and have said all, the API server answers, and every router has every block."""
     nodes = lab.topology.node_names
+    looks: list[Callable[[], object]] = [
+        lambda: all(part_pid(lab, "cp", part) for part in ("etcd", "kube-apiserver", "operator")),
+        lambda: all_established(lab, lab.topology.tor_names),
+        lambda: lab.kubectl("get", "--raw", "/readyz") == "ok",
+        lambda: all(is_synced(each) for each in networks(lab)),
+        lambda: lab.get("clusternetwork", "default")["spec"]["pools"] != [],
+        *(partial(_runs, lab, node) for node in nodes),
+        *(partial(has_said_all, lab, node) for node in nodes),
+        *(partial(_has_every_block, lab, router) for router in lab.topology.router_names),
+    ]
     # Whoever does not answer is not well.
-    with suppress(LabError):
-        return (
-            all(lab.pid(node, part) for node in nodes for part in ("agent", "speaker", "kubelet", "containerd"))
-            and all(lab.pid("cp", part) for part in ("etcd", "kube-apiserver", "operator"))
-            and all_established(lab, lab.topology.tor_names)
-            and all(has_said_all(lab, node) for node in nodes)
-            and lab.kubectl("get", "--raw", "/readyz") == "ok"
-            and all(is_synced(each) for each in networks(lab))
-            and lab.get("clusternetwork", "default")["spec"]["pools"] != []
-            and all(_pod_prefixes(lab, router) == set(node_blocks(lab)) for router in lab.topology.router_names)
-        )
+    with suppress(LabError), ThreadPoolExecutor(LOOKS_AT_ONCE) as threads:
+        return all(list(threads.map(lambda look: look(), looks)))
     return False
+
+
+def _runs(lab: Lab, node: str) -> bool:
+    return all(part_pid(lab, node, part) for part in ("kubelet", "containerd", "agent", "speaker"))
+
+
+def _has_every_block(lab: Lab, router: str) -> bool:
+    return _pod_prefixes(lab, router) == set(node_blocks(lab))
 
 
 def networks(lab: Lab) -> list[dict[str, Any]]:
@@ -211,7 +226,7 @@ def run(lab: Lab, seed: int, count: int) -> Iterator[Outcome]:
         flows = flows_between(lab, pods)
         for fault, number in chosen(seed, count):
             victims = fault.hits.of(lab)
-            victim = victims[number % len(victims)]
+            victim = victims[(number if fault.which is None else fault.which) % len(victims)]
             print(f"{fault.name} ({victim})", file=sys.stderr)
             outcome = suffer(lab, flows, fault, victim)
             yield outcome
@@ -220,14 +235,14 @@ def run(lab: Lab, seed: int, count: int) -> Iterator[Outcome]:
 
 
 @contextmanager
-def lab_named(name: str) -> Iterator[Lab]:
-    """The running lab of that name, or one that is made and removed again."""
+def lab_named(name: str, processes: bool) -> Iterator[Lab]:
+    """The running lab of that name, or one that is made and removed again, with podroute in pods or as `processes`."""
     if name:
         yield Lab.find(name)
         return
     own = f"chaos{os.getpid()}"
     try:
-        yield Lab.up(own, processes=True, report=print)
+        yield Lab.up(own, processes=processes, report=print)
     finally:
         tear_down(own)
 
@@ -235,9 +250,8 @@ def lab_named(name: str) -> Iterator[Lab]:
 def main() -> int:
     """Exit code 1 if a fault cost more than it may."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument(
-        "--lab", default="", help="a running lab (podroute lab up --processes); default: one of its own"
-    )
+    parser.add_argument("--lab", default="", help="a running lab (podroute lab up); default: one of its own")
+    parser.add_argument("--processes", action="store_true", help="podroute as supervised processes in a lab of its own")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 16), help="default: any")
     parser.add_argument("--count", type=int, default=len(FAULTS), help="faults besides the control; default: each once")
     parser.add_argument("--table", type=Path, help="the table's file, for example docs/faults.md")
@@ -245,13 +259,16 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     print(f"seed {given.seed}, {given.count} faults and the control", flush=True)
     outcomes: list[Outcome] = []
-    with lab_named(given.lab) as lab:
+    with lab_named(given.lab, given.processes) as lab:
+        since = time.monotonic()
+        look = _well_at(lab) - since
+        form = "in pods, by its manifests" if is_installed(lab) else "as processes of the machines"
         for outcome in run(lab, given.seed, given.count):
             outcomes.append(outcome)
             print(row(outcome), flush=True)
     is_complete = len(outcomes) > given.count
     if given.table and is_complete:
-        given.table.write_text(document(given.seed, outcomes))
+        given.table.write_text(document(given.seed, outcomes, form, look))
     return int(not is_complete or any(outcome.excess for outcome in outcomes))
 
 

@@ -8,17 +8,19 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 
 import msgspec
 from faults import HOLD_TIME_S, speaker_pid
 from oracle import node_veths
+from parts import OPERATOR, component_pods, is_installed, main_process, running
 from router_tables import node_blocks
+from workloads import eventually
 
 from controller.lab.cluster import Lab
-from controller.lab.podroute import kubeconfig_path, processes_on
+from controller.lab.podroute import NAMESPACE, processes_on
 
 Cause = Callable[[Lab, str], AbstractContextManager[None]]
 
@@ -59,7 +61,9 @@ class Machines(Enum):
 
 @dataclass(frozen=True)
 class Fault:
-    """`resets`: the victim's own BGP sessions may restart. `withdraws`: routers may lose routes."""
+    """`resets`: the victim's own BGP sessions may restart. `withdraws`: routers may lose routes. `which` of those that it may hit
+    is the victim; None: any.
+    """
 
     name: str
     hits: Machines
@@ -67,14 +71,15 @@ class Fault:
     cost: Cost = Cost.NOTHING
     resets: bool = False
     withdraws: bool = False
+    which: int | None = None
 
 
 def killed(process: str) -> Cause:
-    """kill -9; the machine's supervisor starts it again."""
+    """kill -9; the machine's supervisor, or its kubelet, starts it again."""
 
     @contextmanager
     def cause(lab: Lab, victim: str) -> Iterator[None]:
-        lab.kill(victim, process)
+        os.kill(running(lab, victim, process), signal.SIGKILL)
         yield
 
     return cause
@@ -85,15 +90,22 @@ def frozen(process: str) -> Cause:
 
     @contextmanager
     def cause(lab: Lab, victim: str) -> Iterator[None]:
-        try:
-            # A busy machine may answer too late to a request that it carries out.
-            lab.kill(victim, process, signal.SIGSTOP)
+        with stopped(running(lab, victim, process)):
             time.sleep(FROZEN_S)
             yield
-        finally:
-            lab.kill(victim, process, signal.SIGCONT)
 
     return cause
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """Meanwhile the process gets no time. It may be ended, too."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 def speaker_killed(part: str) -> Cause:
@@ -112,13 +124,9 @@ def speaker_frozen(part: str, seconds: float = FROZEN_S) -> Cause:
 
     @contextmanager
     def cause(lab: Lab, victim: str) -> Iterator[None]:
-        pid = speaker_pid(lab, victim, part)
-        os.kill(pid, signal.SIGSTOP)
-        try:
+        with stopped(speaker_pid(lab, victim, part)):
             time.sleep(seconds)
             yield
-        finally:
-            os.kill(pid, signal.SIGCONT)
 
     return cause
 
@@ -126,6 +134,16 @@ def speaker_frozen(part: str, seconds: float = FROZEN_S) -> Cause:
 def bgp_killed(lab: Lab, router: str) -> AbstractContextManager[None]:
     """The routing daemon, whichever the router has."""
     return killed("bird" if lab.is_bird(router) else "bgpd")(lab, router)
+
+
+def all_killed(lab: Lab, router: str) -> AbstractContextManager[None]:
+    """Every routing daemon of the router at once: of FRR the one included that knows which of the kernel's routes are whose."""
+    if lab.is_bird(router):
+        return bgp_killed(lab, router)
+    stack = ExitStack()
+    for process in ("zebra", "bgpd"):
+        stack.enter_context(killed(process)(lab, router))
+    return stack
 
 
 def uplink_cut(seconds: float) -> Cause:
@@ -217,13 +235,36 @@ def block_deleted(lab: Lab, node: str) -> None:
     """One of the node's IPBlocks, with the operator's rights, since nobody else may."""
     cidr = min(cidr for cidr, owner in node_blocks(lab).items() if owner == node)
     name = next(each["metadata"]["name"] for each in lab.get("ipblocks")["items"] if each["spec"]["cidr"] == cidr)
-    config = str(kubeconfig_path(lab.machine("cp").folder, "operator"))
-    lab.kubectl("--kubeconfig", config, "delete", "ipblock", name, "--wait=false")
+    lab.kubectl("delete", "--as", OPERATOR, "ipblock", name, "--wait=false")
+
+
+def rival_operator(lab: Lab, victim: str) -> AbstractContextManager[None]:
+    """A second operator runs beside the first, which dies in the middle of it."""
+    return _second_pod(lab) if is_installed(lab) else _second_process(lab, victim)
 
 
 @contextmanager
-def rival_operator(lab: Lab, victim: str) -> Iterator[None]:
-    """A second operator runs beside the first, which dies in the middle of it."""
+def _second_pod(lab: Lab) -> Iterator[None]:
+    scale = ("scale", "-n", NAMESPACE, "deployment/podroute-operator")
+    (writer,) = component_pods(lab, "operator")
+    lab.kubectl(*scale, "--replicas=2")
+    try:
+        eventually(lambda: len(_running_operators(lab)) == 2, 30, "a second operator runs")
+        time.sleep(FROZEN_S)
+        os.kill(_running_operators(lab)[writer["metadata"]["name"]], signal.SIGKILL)
+        time.sleep(FROZEN_S)
+        yield
+    finally:
+        lab.kubectl(*scale, "--replicas=1")
+
+
+def _running_operators(lab: Lab) -> dict[str, int]:
+    pods = component_pods(lab, "operator")
+    return {pod["metadata"]["name"]: pid for pod in pods if (pid := main_process(pod["metadata"]["uid"]))}
+
+
+@contextmanager
+def _second_process(lab: Lab, victim: str) -> Iterator[None]:
     machine = lab.machine(victim)
     (spec,) = processes_on(victim, machine.folder, "")
     lab.start(victim, msgspec.structs.replace(spec, name="rival"))
@@ -239,13 +280,10 @@ def rival_operator(lab: Lab, victim: str) -> Iterator[None]:
 @contextmanager
 def routes_deleted_while_nobody_repairs(lab: Lab, node: str) -> Iterator[None]:
     """The control: here packets must be lost."""
-    lab.kill(node, "agent", signal.SIGSTOP)
-    try:
+    with stopped(running(lab, node, "agent")):
         pod_routes_deleted(lab, node)
         time.sleep(CUT_S)
         yield
-    finally:
-        lab.kill(node, "agent", signal.SIGCONT)
 
 
 _NODE, _TOR, _SPINE, _PLANE = Machines.NODE, Machines.TOR, Machines.SPINE, Machines.CONTROL_PLANE
@@ -283,7 +321,12 @@ FAULTS = (
         resets=True,
         withdraws=True,
     ),
-    Fault("ToR's BGP daemon killed", _TOR, bgp_killed, Cost.OWN, resets=True, withdraws=True),
+    Fault("every routing daemon of a ToR killed", _TOR, all_killed, Cost.OWN, resets=True, withdraws=True, which=0),
+    # FRR and BIRD.
+    *(
+        Fault("ToR's BGP daemon killed", _TOR, bgp_killed, Cost.OWN, resets=True, withdraws=True, which=which)
+        for which in range(2)
+    ),
     Fault(f"ToR's link to the spine down for {CUT_S:g} s", _TOR, fabric_cut(CUT_S), Cost.OWN, withdraws=True),
     Fault(f"ToR's link to the spine down for {LONG_S:g} s", _TOR, fabric_cut(LONG_S), Cost.RETURN, withdraws=True),
     Fault("spine's BGP daemon killed", _SPINE, bgp_killed, Cost.OWN, withdraws=True),

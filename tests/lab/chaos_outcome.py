@@ -85,19 +85,22 @@ def row(outcome: Outcome) -> str:
     return f"| {' | '.join(cells)} |{excess}"
 
 
-def document(seed: int, outcomes: Sequence[Outcome]) -> str:
-    """The page with the table, sorted by fault."""
+def document(seed: int, outcomes: Sequence[Outcome], form: str, look: float) -> str:
+    """The page with the table, sorted by fault. `form` says how podroute runs in the lab, `look` in how many seconds it is seen
+    that all is well.
+    """
     rows = "\n".join((*_HEAD, *map(row, sorted(outcomes, key=lambda each: (each.fault.name, each.victim)))))
     return f"""# What faults cost
 
-Written by `make chaos` (seed {seed}). In a lab of four nodes in two racks with one ToR each (FRR and BIRD), numbered packets
-and a stream, IPv4 and IPv6, run both ways between pods of one rack, between pods of two racks, and between a pod and the outside
-host, while one fault after the other is caused. A flow is the victim's own if it ends on it or must cross it, or if it is a ToR
-whose BGP ends and that told the ends of each other; packets lost and the longest gap are those of its own flows, and no fault may
-cost others a packet. Sessions are those of the nodes with their ToRs. Routes withdrawn are pod routes that went from the routers'
-own kernels. Then come the seconds after the fault's end in which all was well again, and those that a pod took from its creation
-until it was ready, which was asked for while the fault lasted. After each fault the lab is compared with the oracle, which uses
-`kubectl`, `ip`, `vtysh` and `birdc` alone, and with `podroute check`.
+Written by `make chaos` (seed {seed}). In a lab of four nodes in two racks with one ToR each (FRR and BIRD), in which podroute runs
+{form}, numbered packets and a stream, IPv4 and IPv6, run both ways between pods of one rack, between pods
+of two racks, and between a pod and the outside host, while one fault after the other is caused. A flow is the victim's own if it
+ends on it or must cross it, or if it is a ToR whose BGP ends and that told the ends of each other; packets lost and the longest gap
+are those of its own flows, and no fault may cost others a packet. Sessions are those of the nodes with their ToRs. Routes withdrawn
+are pod routes that went from the routers' own kernels. Then come the seconds after the fault's end until all was seen to be well
+again, of which the look at everything takes {look:.0f}, and those that a pod took from its creation until it was ready, which was
+asked for while the fault lasted. After each fault the lab is compared with the oracle, which uses `kubectl`, `ip`, `vtysh` and
+`birdc` alone, and with `podroute check`.
 
 {rows}
 

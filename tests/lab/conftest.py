@@ -65,6 +65,8 @@ WITH_LABS_OF_THEIR_OWN = (
     "test_containerd_2",
     "test_moving",
     "test_installed",
+    "test_installed_power",
+    "test_chaos",
     "test_metrics",
     "test_upgrade",
     "test_lab_commands",

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import msgspec
+from parts import running
 from router_tables import RouteWatch, session_marks, silences
 from told import told_on
 from traffic import Traffic
@@ -102,8 +103,7 @@ def all_established(lab: Lab, tors: Sequence[str]) -> bool:
 
 def speaker_pid(lab: Lab, node: str, part: str) -> int:
     """The host's pid of a part of the node's speaker: it is a chain of parents and children."""
-    entry = lab.pid(node, "speaker")
-    assert entry is not None
+    entry = running(lab, node, "speaker")
     exabgp = child_of(entry)
     return {"entry": lambda: entry, "exabgp": lambda: exabgp, "daemon": lambda: child_of(exabgp)}[part]()
 

@@ -3,6 +3,7 @@
 import base64
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -129,6 +130,9 @@ def test_answers_that_take_two_seconds_make_everything_later_and_nothing_else(
 ) -> None:
     passing.behave("slow 2")
     with undisturbed(lab, across), new_pool(lab, 0) as name:
+        # Otherwise it would be granted by then; here it takes three such answers at least.
+        time.sleep(3)
+        assert not granted(lab, name)
         with pods_on(lab, [NODE], "slowly") as (pod,):
             assert len(pod.addresses) == 2
         # A dozen answers one after the other.
@@ -155,5 +159,7 @@ def test_a_watch_that_is_half_open_is_given_up_and_what_was_missed_is_noticed(
 ) -> None:
     passing.behave("freeze")
     with undisturbed(lab, across), new_pool(lab, 3) as name:
+        since = time.monotonic()
         # A watch is silent for a minute at most between two bookmarks; operator and agent notice one after the other.
         eventually(lambda: granted(lab, name), 240, lambda: lab.kubectl("get", "ipblocks,nodenetworks", "-o", "wide"))
+        assert time.monotonic() - since > 10, "nobody was deaf"

@@ -51,7 +51,7 @@ IN_NAMESPACES = {
     # The Lease that says which operator writes; pods of older versions, and of which version the two DaemonSets are.
     ("podroute-operator", "podroute-system"): (
         rights("coordination.k8s.io", "leases", "get create update")
-        | rights("apps", "daemonsets", "get")
+        | rights("apps", "daemonsets=podroute-agent daemonsets=podroute-speaker", "get")
         | rights("apps", "controllerrevisions", "list")
         | rights("", "pods", "list delete")
     ),
@@ -71,7 +71,9 @@ def installed(server: World) -> Iterator[World]:
 
 
 def listed(world: World, account: str, namespace: str) -> set[Right]:
-    """The account's rights in the namespace, as the API server lists them (SelfSubjectRulesReview)."""
+    """The account's rights in the namespace, as the API server lists them (SelfSubjectRulesReview), each beside the only name, if
+    there is one, for which it holds.
+    """
     review = {
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SelfSubjectRulesReview",
@@ -85,10 +87,11 @@ def listed(world: World, account: str, namespace: str) -> set[Right]:
     status = json.loads(said.stdout)["status"]
     assert not status["incomplete"]
     return {
-        (group, resource, verb)
+        (group, f"{resource}{f'={name}' if name else ''}", verb)
         for rule in status["resourceRules"]
         for group in rule.get("apiGroups", ())
         for resource in rule.get("resources", ())
+        for name in rule.get("resourceNames") or ("",)
         for verb in rule["verbs"]
     }
 

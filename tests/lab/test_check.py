@@ -9,6 +9,7 @@ from functools import partial
 
 import oracle
 import pytest
+from parts import OPERATOR
 from router_tables import node_blocks
 from told import findings
 from workloads import Pod, eventually, pods_on
@@ -18,7 +19,6 @@ from controller.lab.execute import run_checked
 
 pytestmark = [pytest.mark.lab, pytest.mark.root]
 
-OPERATOR = "system:serviceaccount:podroute-system:podroute-operator"
 # Tells the speaker to announce these prefixes more, or less, on every session of their family.
 ANNOUNCE = """
 import asyncio, sys, msgspec

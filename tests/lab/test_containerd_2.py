@@ -5,12 +5,14 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from faults import start_again
 from host_state import need_root
+from parts import component_pods, part_pid
 from router_tables import node_blocks, pod_table
-from workloads import eventually, pods_on
+from test_runtime import hold_rates, reach_host_port, runtime_versions, serving
+from workloads import Pod, eventually, pods_on
 
 from controller.lab.cluster import Lab
+from controller.lab.podroute import MANIFESTS, NAMESPACE, ROOT
 
 pytestmark = [pytest.mark.lab, pytest.mark.root]
 
@@ -22,14 +24,13 @@ def newer_lab() -> Iterator[Lab]:
     if name := os.environ.get("PODROUTE_NEWER_LAB"):
         yield Lab.find(name)
         return
-    lab = Lab.up(f"c{os.getpid()}", nodes=2, racks=2, containerd="2", processes=True, report=print)
+    lab = Lab.up(f"c{os.getpid()}", nodes=2, racks=2, containerd="2", report=print)
     yield lab
     lab.down()
 
 
 def test_every_kubelet_speaks_to_containerd_2(newer_lab: Lab) -> None:
-    runtimes = {n["status"]["nodeInfo"]["containerRuntimeVersion"] for n in newer_lab.get("nodes")["items"]}
-    assert {runtime.rpartition("/")[2].lstrip("v").partition(".")[0] for runtime in runtimes} == {"2"}
+    assert all(version.startswith("2.") for version in runtime_versions(newer_lab)), runtime_versions(newer_lab)
 
 
 def test_pods_start_reach_each_other_and_leave_their_addresses(newer_lab: Lab) -> None:
@@ -48,6 +49,18 @@ def test_pods_start_reach_each_other_and_leave_their_addresses(newer_lab: Lab) -
     eventually(lambda: not left(), 10, lambda: f"veths are left: {left()}")
 
 
+@pytest.fixture(scope="module")
+def served(newer_lab: Lab) -> Iterator[Pod]:
+    with serving(newer_lab) as pod:
+        yield pod
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_the_chained_portmap_and_bandwidth_plugins_work(newer_lab: Lab, served: Pod, family: int) -> None:
+    reach_host_port(newer_lab, served, family)
+    hold_rates(newer_lab, served, family)
+
+
 def test_a_node_stays_ready_while_its_agent_is_away_and_starts_pods_afterwards(newer_lab: Lab) -> None:
     lab, node = newer_lab, newer_lab.topology.node_names[0]
     heartbeats: dict[str, str] = {}
@@ -58,12 +71,18 @@ def test_a_node_stays_ready_while_its_agent_is_away_and_starts_pods_afterwards(n
         heartbeats[ready["lastHeartbeatTime"]] = ready["status"]
         return len(heartbeats) > 3
 
-    lab.machine(node).stop("agent")
+    daemons = ("-n", NAMESPACE, "daemonset", "podroute-agent")
+    # Otherwise the policy that guards podroute would refuse it.
+    lab.kubectl("label", *daemons, "app.kubernetes.io/part-of-")
     try:
+        lab.kubectl("delete", *daemons, "--cascade=orphan")
+        (agent,) = (pod for pod in component_pods(lab, "agent") if pod["spec"]["nodeName"] == node)
+        lab.kubectl("delete", "pod", "-n", NAMESPACE, agent["metadata"]["name"])
         # Whatever containerd asks meanwhile: without the agent it must not find the network gone.
         eventually(beats, 60, lambda: f"the kubelet reports, and again: {heartbeats}")
+        assert part_pid(lab, node, "agent") is None
     finally:
-        start_again(lab, node, "agent")
+        lab.kubectl("apply", "-k", str(ROOT / MANIFESTS))
     assert set(heartbeats.values()) == {"True"}
     with pods_on(lab, [node], "after") as (pod,):
         assert len(pod.addresses) == 2

@@ -15,16 +15,17 @@ import pytest
 import yaml
 from faults import all_established, undisturbed
 from host_state import need_root
+from parts import component_pods
 from router_tables import pod_table
 from workloads import Pod, eventually, pods_on, processes_in
 
 from controller.lab.cluster import Lab
-from controller.lab.podroute import ROOT
+from controller.lab.errors import LabError
+from controller.lab.podroute import NAMESPACE, ROOT
 from controller.lab.rootfs import SPEAKER_ID
 
 pytestmark = [pytest.mark.lab, pytest.mark.root]
 
-NAMESPACE = "podroute-system"
 # Bits of capabilities(7), as in linux/capability.h.
 BITS = {
     "CHOWN": 0,
@@ -48,12 +49,10 @@ def across(installed_lab: Lab) -> Iterator[list[Pod]]:
 
 def parts(lab: Lab, component: str) -> list[dict[str, Any]]:
     """The component's pods that are Ready and stay."""
-    labels = f"app.kubernetes.io/component={component}"
     return [
         pod
-        for pod in lab.get("pods", "-n", NAMESPACE, "-l", labels)["items"]
-        if "deletionTimestamp" not in pod["metadata"]
-        and any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))
+        for pod in component_pods(lab, component)
+        if any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))
     ]
 
 
@@ -112,11 +111,38 @@ def test_exabgp_and_the_daemon_are_unprivileged_but_for_low_ports(installed_lab:
         for status in statuses(pod):
             by_user.setdefault(status["Uid"].split()[1], []).append(status)
         assert {user: len(each) for user, each in by_user.items()} == {"0": 1, str(SPEAKER_ID): 2}
+        assert {int(status["CapBnd"], 16) for status in by_user["0"]} == {capabilities("speaker")}
         for status in by_user[str(SPEAKER_ID)]:
             for held in ("CapPrm", "CapEff", "CapAmb"):
                 assert int(status[held], 16) == 1 << BITS["NET_BIND_SERVICE"], held
             # What the bounding set still has, they can't come by.
             assert status["NoNewPrivs"] == "1"
+
+
+def test_an_agents_own_token_writes_its_own_nodes_status_and_no_others(installed_lab: Lab, tmp_path: Path) -> None:
+    lab, (own, other, *_) = installed_lab, installed_lab.topology.node_names
+    (pod,) = (each for each in parts(lab, "agent") if each["spec"]["nodeName"] == own)
+    read = "print(open('/var/run/secrets/kubernetes.io/serviceaccount/token').read())"
+    token = lab.kubectl("exec", "-n", NAMESPACE, pod["metadata"]["name"], "--", "python3", "-c", read).strip()
+    config = yaml.safe_load(Path(lab.state.kubeconfig).read_text())
+    config["users"] = [{"name": each["name"], "user": {"token": token}} for each in config["users"]]
+    path = tmp_path / "agent.kubeconfig"
+    path.write_text(yaml.safe_dump(config))
+    path.chmod(0o600)
+
+    def write(node: str) -> str:
+        """What the API server says against it."""
+        update = ("replace", "--subresource=status", "-f", "-")
+        try:
+            lab.kubectl(f"--kubeconfig={path}", *update, text=json.dumps(lab.get("nodenetwork", node)))
+        except LabError as error:
+            return str(error)
+        return ""
+
+    # The agent itself may write between the two requests.
+    eventually(lambda: not write(own), 10, lambda: write(own))
+    eventually(lambda: "the NodeNetwork of its own node only" in write(other), 10, lambda: write(other))
+    assert write(other)
 
 
 def test_replacing_every_agent_costs_running_pods_nothing(installed_lab: Lab, across: list[Pod]) -> None:

@@ -4,10 +4,11 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from test_installed import NAMESPACE, parts
+from test_installed import parts
 from workloads import Pod, apply, eventually, pods_on
 
 from controller.lab.cluster import Lab
+from controller.lab.podroute import NAMESPACE
 
 pytestmark = [pytest.mark.lab, pytest.mark.root]
 

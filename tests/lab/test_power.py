@@ -1,14 +1,10 @@
-"""A node loses its power, or reboots: only its own pods are hurt, and it has its blocks after.
-
-Without power its routes go within the hold time; over a reboot routers keep them (RFC 4724).
-"""
+"""A node loses its power: only its own pods are hurt, its routes go within the hold time, and it has its blocks after."""
 
 import pytest
 from faults import HOLD_TIME_S, all_established
-from oracle import wrong
-from router_tables import RouteWatch, node_blocks, pod_table
+from router_tables import node_blocks, pod_table
 from traffic import Traffic
-from workloads import eventually, pods, pods_on
+from workloads import eventually, pods_on
 
 from controller.lab.cluster import Lab
 
@@ -51,30 +47,3 @@ def test_a_node_without_power_hurts_nobody_else_and_returns_to_its_blocks(lab: L
             pass
         assert not traffic.errors
         assert all(direction.received for direction in traffic.directions)
-
-
-def restarts(lab: Lab, pod: str) -> int:
-    statuses = lab.get("pod", pod)["status"].get("containerStatuses", [])
-    return sum(each["restartCount"] for each in statuses)
-
-
-def test_a_node_that_reboots_costs_no_router_a_route_and_starts_its_pods_anew(lab: Lab) -> None:
-    *others, victim = lab.topology.node_names
-    blocks = node_blocks(lab)
-    with pods_on(lab, [others[0], others[-1], victim], "reboot") as (one, other, booted):
-        eventually(lambda: held(lab) == set(blocks), 20, lambda: f"at the routers: {held(lab)}")
-        with RouteWatch(lab, lab.topology.router_names) as watch, Traffic([(one.place, other.place)]) as traffic:
-            lab.reboot(victim)
-            eventually(lambda: restarts(lab, booted.name) > 0, 90, lambda: lab.kubectl("describe", "pod", booted.name))
-            (again,) = eventually(lambda: pods(lab, f"app={booted.name}"), 60, f"{booted.name} is ready again")
-            eventually(lambda: all_established(lab, lab.topology.tor_names), 30, "all sessions are established")
-            eventually(lambda: held(lab) == set(blocks), 30, lambda: f"back at the routers: {held(lab)}")
-        traffic.assert_no_loss()
-        assert watch.dropped == [], "routers keep them for the restart time, and hear them again within it"
-        assert again.uid == booted.uid
-        assert node_blocks(lab) == blocks
-        with Traffic([(again.place, one.place)]) as after:
-            pass
-        assert not after.errors
-        assert all(direction.received for direction in after.directions)
-    assert wrong(lab) == set()

@@ -4,7 +4,7 @@ import ipaddress
 import json
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -100,8 +100,8 @@ def accepted_reason(lab: Lab, pool: str) -> str:
     return next((each["reason"] for each in conditions if each["type"] == "Accepted"), "")
 
 
-@pytest.fixture(scope="module")
-def served(lab: Lab) -> Iterator[Pod]:
+@contextmanager
+def serving(lab: Lab) -> Iterator[Pod]:
     """A web server on a port of its node, with limited bandwidth, another for each direction."""
     node = lab.topology.node_names[0]
     limits = {"kubernetes.io/ingress-bandwidth": "20M", "kubernetes.io/egress-bandwidth": "40M"}
@@ -114,8 +114,19 @@ def served(lab: Lab) -> Iterator[Pod]:
     lab.kubectl("delete", "pod", "served", "--grace-period=0")
 
 
+@pytest.fixture(scope="module")
+def served(lab: Lab) -> Iterator[Pod]:
+    with serving(lab) as pod:
+        yield pod
+
+
 @pytest.mark.parametrize("family", [4, 6])
 def test_a_host_port_is_reached_from_outside_at_the_nodes_address(lab: Lab, served: Pod, family: int) -> None:
+    reach_host_port(lab, served, family)
+
+
+def reach_host_port(lab: Lab, served: Pod, family: int) -> None:
+    """From the host behind the spine."""
     address = next(a for a in lab.topology.addresses(served.node) if (":" in a) == (family == 6))
     url = f"http://[{address}]:{PORT}/" if family == 6 else f"http://{address}:{PORT}/"
     fetch = ["nsenter", f"--net={lab.netns('outside')}", "--", "curl", "-s", "-m", "3", url]
@@ -153,11 +164,21 @@ def rate(sender: Pod, receiver: Pod, family: int) -> float:
 def test_the_rate_of_each_directions_bandwidth_annotation_is_held_and_none_holds_the_other_back(
     lab: Lab, served: Pod, family: int
 ) -> None:
+    hold_rates(lab, served, family)
+
+
+def hold_rates(lab: Lab, served: Pod, family: int) -> None:
+    """What is sent to the pod, and what it sends, arrives at the rate of its annotation."""
     with pods_on(lab, [lab.topology.node_names[1]], "unlimited") as (other,):
         assert 10e6 < rate(other, served, family) < 22e6
         assert 24e6 < rate(served, other, family) < 44e6
 
 
-def test_every_kubelet_speaks_to_containerd_1(lab: Lab) -> None:
+def test_every_kubelet_speaks_to_containerd_1_6(lab: Lab) -> None:
+    assert all(version.startswith("1.6.") for version in runtime_versions(lab)), runtime_versions(lab)
+
+
+def runtime_versions(lab: Lab) -> set[str]:
+    """The nodes' versions of containerd."""
     runtimes = {n["status"]["nodeInfo"]["containerRuntimeVersion"] for n in lab.get("nodes")["items"]}
-    assert {runtime.rpartition("/")[2].lstrip("v").partition(".")[0] for runtime in runtimes} == {"1"}
+    return {runtime.removeprefix("containerd://").removeprefix("v") for runtime in runtimes}

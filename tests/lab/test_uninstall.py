@@ -9,12 +9,11 @@ import pytest
 from faults import all_established, undisturbed
 from oracle import node_veths
 from router_tables import kernel_routes, node_blocks, pod_table
-from test_installed import NAMESPACE
 from workloads import Pod, eventually, pods_on
 
 from controller.lab.cluster import Lab
 from controller.lab.errors import LabError
-from controller.lab.podroute import MANIFESTS, ROOT
+from controller.lab.podroute import MANIFESTS, NAMESPACE, ROOT
 
 pytestmark = [pytest.mark.lab, pytest.mark.root]
 

@@ -5,6 +5,7 @@ stops at one node.
 import itertools
 import json
 import os
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from datetime import datetime
@@ -13,12 +14,14 @@ from typing import Any
 
 import pytest
 from faults import all_established, undisturbed
-from test_installed import NAMESPACE, on_nodes, parts
+from next_image import VERSION_OF_NEXT, write_next
+from test_installed import on_nodes, parts
 from workloads import Pod, eventually, pods_on
 
 from controller.lab.cluster import Lab
 from controller.lab.images import OWN_IMAGE
-from controller.lab.podroute import MANIFESTS, ROOT
+from controller.lab.podroute import MANIFESTS, NAMESPACE, ROOT
+from controller.lab.rootfs import VERSION
 
 pytestmark = [pytest.mark.lab, pytest.mark.root]
 
@@ -42,12 +45,7 @@ def change(lab: Lab, component: str, **container: Any) -> None:
 
 def apply_tag(lab: Lab, tag: str) -> None:
     """As an administrator changes the version: one line in a kustomization of his own."""
-    name, _, known = OWN_IMAGE.rpartition(":")
-    if tag != known:
-        for node in lab.topology.node_names:
-            lab.machine(node).run(
-                ["ctr", "--namespace", "k8s.io", "images", "tag", "--force", OWN_IMAGE, f"{name}:{tag}"]
-            )
+    name = OWN_IMAGE.rpartition(":")[0]
     with tempfile.TemporaryDirectory(prefix="podroute-upgrade-") as folder:
         overlay = {
             "resources": [os.path.relpath(ROOT / MANIFESTS, os.path.realpath(folder))],
@@ -55,6 +53,23 @@ def apply_tag(lab: Lab, tag: str) -> None:
         }
         Path(folder, "kustomization.yaml").write_text(json.dumps(overlay))
         lab.kubectl("apply", "-k", folder)
+
+
+def import_next(lab: Lab, tag: str) -> None:
+    """As an administrator without a registry does it."""
+    with tempfile.TemporaryDirectory(prefix="podroute-next-") as folder:
+        archive = Path(folder, "next.tar")
+        write_next(archive, tag)
+        for node in lab.topology.node_names:
+            load = lab.machine(node).enter(["ctr", "--namespace", "k8s.io", "images", "import", "-"])
+            with archive.open("rb") as file:
+                done = subprocess.run(load, stdin=file, capture_output=True, text=True, timeout=120, check=False)
+            assert done.returncode == 0, f"{node}: {done.stderr}"
+
+
+def version_of(lab: Lab, pod: dict[str, Any]) -> str:
+    """What the podroute in the pod calls itself."""
+    return lab.kubectl("exec", "-n", NAMESPACE, pod["metadata"]["name"], "--", "podroute", "--version").strip()
 
 
 def undo(lab: Lab, component: str) -> None:
@@ -89,6 +104,10 @@ def test_a_version_is_rolled_out_node_by_node_without_a_lost_packet_or_route(
     before = {component: uids(lab, component) for component in COMPONENTS}
     assert all(set(before[component]) == set(nodes) for component in COMPONENTS)
     operator = set(uids(lab, "operator").values())
+    own = VERSION
+    if tag != OWN_IMAGE.rpartition(":")[2]:
+        own = VERSION_OF_NEXT
+        import_next(lab, tag)
     with undisturbed(lab, across, restarting=nodes):
         apply_tag(lab, tag)
         for component in COMPONENTS:
@@ -97,6 +116,9 @@ def test_a_version_is_rolled_out_node_by_node_without_a_lost_packet_or_route(
     for pod in (pod for component in ("operator", *COMPONENTS) for pod in parts(lab, component)):
         images = {c["image"] for c in (*pod["spec"]["containers"], *pod["spec"].get("initContainers", ()))}
         assert {image.rpartition(":")[2] for image in images} == {tag}
+    assert {version_of(lab, pod) for component in ("operator", *COMPONENTS) for pod in parts(lab, component)} == {
+        f"podroute {own}"
+    }
     agents = {pod["spec"]["nodeName"]: pod for pod in parts(lab, "agent")}
     speakers = sorted(parts(lab, "speaker"), key=lambda pod: at(pod["metadata"]["creationTimestamp"]))
     for one, next_one in itertools.pairwise(speakers):

@@ -138,7 +138,7 @@ def _check_progress(world: World) -> None:
     pool = world.server.get(IPPool, "v")
     if not agents or pool is None or pool.metadata.deletion_timestamp or pool.status.conditions[0].status != "True":
         return
-    wanting = agents[0]
+    wanting = agents[world.serial() % len(agents)]
     for _ in range(10):
         world.fill(wanting)
         world.flow()

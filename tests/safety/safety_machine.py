@@ -1,4 +1,4 @@
-"""The state machine of address safety for hypothesis, and how it is run. See `safety_steps` for what it does.
+"""The state machine of address safety for hypothesis, and how it is run. See `safety_steps` and `safety_stories` for what it does.
 
     PYTHONHASHSEED=0 python tests/safety/safety_machine.py STEPS START [MUTATION]
 
@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from safety_checks import check, check_delete, finish
 from safety_mutations import MUTATIONS, Mutation
-from safety_steps import STEPS, Step
+from safety_steps import Step
+from safety_stories import STEPS
 from safety_world import V4, V6, Pools, World
 
 STEPS_EACH = 80

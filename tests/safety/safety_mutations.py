@@ -153,6 +153,18 @@ def takes_a_shorter_grace_for_heard(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(blocks, "remembered_grace", remembered)
 
 
+def takes_a_node_that_is_not_ready_for_gone(patch: pytest.MonkeyPatch) -> None:
+    real = reclaim.absent_nodes
+
+    def absent(inventory: Any, memory: Any, now: float) -> Any:
+        nodes = tuple(node for node in inventory.nodes if node.is_ready)
+        names = {node.metadata.name for node in nodes}
+        networks = tuple(network for network in inventory.networks if network.metadata.name in names)
+        return real(replace(inventory, nodes=nodes, networks=networks), memory, now)
+
+    patch.setattr(blocks, "absent_nodes", absent)
+
+
 def gives_up_as_soon_as_its_object_is_missing(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(node, "is_given_up", lambda snapshot, now: snapshot.missing_since is not None)
 
@@ -215,6 +227,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     reclaims_without_grace,
     forgets_which_grace_an_agent_heard,
     takes_a_shorter_grace_for_heard,
+    takes_a_node_that_is_not_ready_for_gone,
     gives_up_as_soon_as_its_object_is_missing,
     never_gives_up,
     starts_without_asking_the_kernel,

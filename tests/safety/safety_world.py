@@ -1,9 +1,9 @@
 """A whole cluster for the state machine of address safety: server, operators, nodes, time, and what goes wrong.
 
-The steps are in `safety_steps`, what must hold in `safety_checks`. What the design takes as given is kept by `wait`: a
-request is over within `LATEST_SECONDS`, an agent that is not cut off hears within the reclaim's margin, and after a restored backup
-every agent speaks before the operator stops waiting for it. Of a machine that lives on without its Node only its IPBlocks tell:
-nobody deletes these, too, or restores a backup, before it is off or back.
+The steps are in `safety_steps` and `safety_stories`, what must hold in `safety_checks`. What the design takes as given is kept by
+`wait`: a request is over within `LATEST_SECONDS`, an agent that is not cut off hears within the reclaim's margin, and after a
+restored backup every node is Ready, and its agent speaks before the operator stops waiting for it. Of a machine that lives on
+without its Node only its IPBlocks tell: nobody deletes these, too, or restores a backup, before it is off or back.
 """
 
 from collections.abc import Callable
@@ -89,6 +89,12 @@ class World:
             # it has forgotten, so that no backup of before is restored any more.
             self.backups.clear()
             self.agents[name] = Agent(self.server, name, Machine(), self.now)
+
+    def set_ready(self, name: str, ready: str) -> None:
+        """What the node controller writes of a kubelet that it hears, or hears no more."""
+        if (node := self.server.get(Node, name)) is not None:
+            status = msgspec.structs.replace(node.status, conditions=(NodeCondition("Ready", ready),))
+            self.server.replace_status(msgspec.structs.replace(node, status=status))
 
     def add_pool(self, name: str, block_size: int, headroom: int = 0) -> None:
         spec = IPPoolSpec(cidr=self.pools.cidr, block_size=block_size, headroom=headroom)
@@ -226,6 +232,7 @@ class World:
                 # Its kubelet registers it anew (Kubernetes, "Restoring an etcd cluster": components are to be restarted).
                 if self.server.get(Node, name) is None:
                     self.add_node(name)
+                self.set_ready(name, "True")
 
     # Pods.
 

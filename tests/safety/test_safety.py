@@ -42,4 +42,5 @@ def test_no_address_has_two_pods_and_no_block_two_nodes_in_a_million_steps() -> 
 
 @pytest.mark.parametrize("name", [mutation.__name__ for mutation in MUTATIONS])
 def test_without_a_rule_it_is_noticed(name: str) -> None:
-    assert run_machine(40_000, 3, name).strip()
+    # From a start that finds nothing with all the rules.
+    assert run_machine(40_000, 1, name).strip()
