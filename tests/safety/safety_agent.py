@@ -6,6 +6,7 @@ them (keeper, reconciler, attachments, reporter), so that a crash can come betwe
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -30,13 +31,18 @@ NONE = Surroundings()
 
 @dataclass
 class Machine:
-    """What outlives the agent. `pods` are veths with an alias, `doomed` are those of pods that are gone, until their removal."""
+    """What outlives the agent. `pods` are veths with an alias, `doomed` are those of pods that are gone, until their removal.
+
+    `words` counts the statuses that were sent, `heard_word` is the last of them that the server took.
+    """
 
     pods: dict[Key, tuple[Address, ...]] = field(default_factory=dict)
     doomed: set[Key] = field(default_factory=set)
     snapshot: Snapshot = field(default_factory=Snapshot)
     resting: dict[Address, float] = field(default_factory=dict)
     used: set[Address] = field(default_factory=set)
+    words: int = 0
+    heard_word: int = 0
 
 
 class Agent:
@@ -124,12 +130,17 @@ class Agent:
         status = node_status(node, plan, {}, seen, "2026-01-01T01:00:00Z")
         answer = Return(plan.object_uid, status.observed_generation, status.epoch)
         self._keep(returns=after_giving_back(self.snapshot.returns, status.released, answer))
-        return lambda: self._put(node.metadata.uid, status)
+        self.machine.words += 1
+        return partial(self._put, self.machine.words, node.metadata.uid, status)
 
-    def _put(self, uid: str, status: NodeNetworkStatus) -> None:
-        """Over whatever the status is by then, as long as the object is the same: it has one writer."""
+    def _put(self, number: int, uid: str, status: NodeNetworkStatus) -> None:
+        """Over whatever the operator has written by then, as long as the object is the same.
+
+        Not over a later word, before which the object's version was read (`Writer.set_status`): the server refuses the earlier one.
+        """
         known = self.server.get(NodeNetwork, self.name)
-        if known is not None and known.metadata.uid == uid:
+        if known is not None and known.metadata.uid == uid and number > self.machine.heard_word:
+            self.machine.heard_word = number
             self.server.replace_status(msgspec.structs.replace(known, status=status))
 
     def say(self) -> None:
