@@ -82,25 +82,34 @@ def compiled_plugin(cache: Path) -> Path:
 
 def runtime_packages(name: str) -> set[str]:
     """The distributions that one needs to run, itself included, by their normal names. Raises LabError if one is not installed."""
-    found: set[str] = set()
-    waiting = [name]
+    found: set[tuple[str, str]] = set()
+    # Each with one of the extras that are asked for, or none.
+    waiting = [(name, "")]
     while waiting:
-        one = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
-        if one in found:
+        known, extra = waiting.pop()
+        one = re.sub(r"[-_.]+", "-", known).lower()
+        if (one, extra) in found:
             continue
-        found.add(one)
+        found.add((one, extra))
         for requirement in importlib.metadata.requires(one) or ():
             needed, _, marker = requirement.partition(";")
-            other = re.match(r"[A-Za-z0-9._-]+", needed)
-            # A requirement with a condition counts if it holds here: then pip has installed it.
-            if other is None or "extra" in marker or (marker and not _is_installed(other[0])):
+            other = re.match(r"([A-Za-z0-9._-]+)\s*(?:\[([^]]*)\])?", needed)
+            if other is None or ("extra" in marker and not _asks_for(extra, marker)):
                 continue
-            if not _is_installed(other[0]):
+            # A requirement with a condition counts if it holds here: then pip has installed it.
+            if marker and not _is_installed(other[1]):
+                continue
+            if not _is_installed(other[1]):
                 raise LabError(
-                    Refusal.NO_PACKAGE, f"Python package {other[0]} of {one} is not installed: run make prepare"
+                    Refusal.NO_PACKAGE, f"Python package {other[1]} of {one} is not installed: run make prepare"
                 )
-            waiting.append(other[0])
-    return found
+            waiting += [(other[1], each.strip()) for each in ("", *(other[2] or "").split(","))]
+    return {one for one, _ in found}
+
+
+def _asks_for(extra: str, marker: str) -> bool:
+    """Whether a requirement's condition is an extra that is wanted."""
+    return bool(extra) and re.search(rf"""extra\s*==\s*['"]{re.escape(extra)}['"]""", marker) is not None
 
 
 def _is_installed(name: str) -> bool:

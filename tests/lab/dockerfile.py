@@ -21,7 +21,7 @@ RUN_LIMIT_S = 600
 def instructions(text: str) -> list[tuple[str, str]]:
     """Word and rest of each instruction: comments are gone, continued lines are one (Dockerfile reference, "Format")."""
     kept = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
-    whole = re.sub(r"\\\s*\n\s*", " ", kept)
+    whole = re.sub(r"\s*\\\s*\n\s*", " ", kept)
     return [(word, rest) for word, _, rest in (line.strip().partition(" ") for line in whole.splitlines()) if word]
 
 

@@ -10,6 +10,9 @@ from controller.lab.rootfs import runtime_packages
 def test_the_image_has_what_podroute_runs_with_and_nothing_of_its_tests() -> None:
     packages = runtime_packages("podroute")
     assert {"podroute", "exabgp", "kopf", "lightkube", "msgspec", "pyroute2", "aiohttp"} <= packages
+    # Of httpx2's extras, which lightkube asks for, and none that nobody asks for.
+    assert {"h2", "wsproto"} <= packages
+    assert packages.isdisjoint({"socksio", "trio", "jinja2"})
     assert packages.isdisjoint({"pytest", "mypy", "ruff", "hypothesis", "import-linter"})
 
 
