@@ -41,7 +41,7 @@ def _frr(topology: Topology, tor: str) -> MachineSpec:
         "/etc/frr/vtysh.conf": "no service integrated-vtysh-config\n",
     }
     # The daemons run as frr and make their sockets in /run/frr, which Debian's start script would have made for them.
-    # A socket that a killed zebra left would make bgpd try it too early, and again after ten seconds only.
+    # bgpd waits for the socket: one that a killed zebra left says nothing.
     begin = "install -d -o frr -g frr /run/frr && rm -f /run/frr/zserv.api"
     zebra = ProcessSpec(
         name="zebra",

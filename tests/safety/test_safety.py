@@ -49,4 +49,6 @@ def test_no_address_has_two_pods_and_no_block_two_nodes_in_a_million_steps() -> 
 def test_without_a_rule_it_is_noticed(name: str) -> None:
     # From one of the starts that find nothing with all the rules. What it found is printed, and it ends well then.
     runs = (machine(40_000, start, name) for start in STARTS)
-    assert any(run.returncode == 0 and "Error" not in run.stderr and run.stdout.strip() for run in runs)
+    assert any(run.returncode == 0 and run.stdout.strip() for run in runs), (
+        f"python {MACHINE} 40000 START {name} says more"
+    )
