@@ -186,12 +186,14 @@ def kill_machine(machine: Machine) -> None:
     if holder is None:
         return
     # Process 1 first: the kernel ends its whole pid namespace before its parent can learn of it.
-    for pid in (*children(holder), holder):
+    ends = (*children(holder), holder)
+    for pid in ends:
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:  # it went by itself meanwhile
             continue
-    wait_until(lambda: not is_running(holder), START_LIMIT_S, f"machine {machine.name} ends after SIGKILL")
+    # Process 1 lasts until all others of its namespace are gone, and their sockets with them.
+    wait_until(lambda: not any(map(is_running, ends)), START_LIMIT_S, f"machine {machine.name} ends after SIGKILL")
 
 
 def is_running(pid: int) -> bool:

@@ -5,11 +5,15 @@ Called through `Lab.power_off`, `Lab.power_on` and `Lab.reboot`. A node's disk i
 anew, with its old name, addresses and credentials.
 """
 
+import contextlib
 from pathlib import Path
 
 from controller.lab import podroute
+from controller.lab.errors import WaitExpired
+from controller.lab.execute import run_checked, wait_until
 from controller.lab.machine import Machine, ProcessSpec, kill_machine, read_spec, start_machine, wait_for_machine
 from controller.lab.network import (
+    NAMESPACES,
     Batch,
     apply_batches,
     batches_for_place,
@@ -44,9 +48,19 @@ def power_off(state: LabState, node: str) -> None:
 def reboot(state: LabState, node: str) -> None:
     """End everything on it and start it again: a kernel that goes down closes its connections while there is a wire."""
     kill_machine(_machine(state, node))
+    _connections_end(state, node)
     # Its far end goes with it now, not some time after the namespace.
     _cut_wire(state, node)
     power_on(state, node)
+
+
+def _connections_end(state: LabState, node: str) -> None:
+    """Wait until its peers have heard that its connections are closed: a FIN still on its way would go with the wire."""
+    netns = NAMESPACES / state.topology.namespace(node)
+    unheard = ["nsenter", f"--net={netns}", "--", "ss", "-Htn", "state", "fin-wait-1"]
+    # One that has ended itself says nothing, and is waited for no longer than this.
+    with contextlib.suppress(WaitExpired):
+        wait_until(lambda: not run_checked(unheard).strip(), 1.0, f"peers of {node} hear that it ends")
 
 
 def _cut_wire(state: LabState, node: str) -> None:

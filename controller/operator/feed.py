@@ -12,6 +12,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,20 +53,26 @@ class ListEnds:
         self._on_end(kind)
 
 
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """What is called from the feed's thread: for every event, for each kind that was listed again, and when all watches failed."""
+
+    on_event: Callable[[WatchEvent], None]
+    on_relist: Callable[[type[Resource]], None]
+    on_failure: Callable[[], None]
+
+
 class Feed:
-    """Delivers every event of `kinds` to `on_event`, and each kind that was listed again to `on_relist`, from its own thread."""
+    """Delivers every event of `kinds` from a thread of its own. `identity` is this process's name."""
 
     def __init__(
-        self,
-        config: SingleConfig,
-        kinds: Iterable[type[Resource]],
-        on_event: Callable[[WatchEvent], None],
-        on_relist: Callable[[type[Resource]], None],
+        self, config: SingleConfig, kinds: Iterable[type[Resource]], listener: Listener, identity: str
     ) -> None:
         self._config = config
         self._kinds = tuple(kinds)
-        self._on_event = on_event
-        self._on_relist = on_relist
+        self._listener = listener
+        # kopf does not export its type of names.
+        self._identity: Any = identity
         self._stop = threading.Event()
         # Ends one run of kopf; another begins unless `_stop` is set, too.
         self._round = threading.Event()
@@ -100,9 +107,10 @@ class Feed:
             except Exception as error:
                 # Whatever ends kopf, it is started again, and every kind is listed again.
                 log.error("the watches ended and are started again: %s", error)
+                self._listener.on_failure()
             for kind in self._kinds:
                 if not self._stop.is_set():
-                    self._on_relist(kind)
+                    self._listener.on_relist(kind)
             if not self._round.is_set():
                 self._stop.wait(RESTART_SECONDS)
 
@@ -119,12 +127,14 @@ class Feed:
             settings=_settings(),
             clusterwide=True,
             standalone=True,
+            # Without one kopf looks for the user's name, and a container's user needs none: that would be the end of every round.
+            identity=self._identity,
             stop_flag=end,
         )
 
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
-        ends = ListEnds(self._on_relist)
+        ends = ListEnds(self._listener.on_relist)
         kopf.on.login(registry=registry)(self._login)
         for kind in self._kinds:
             collection = collection_of(kind)
@@ -138,7 +148,7 @@ class Feed:
         async def on_event(event: kopf.RawEvent, **_: Any) -> None:
             if event["type"] is None:
                 ends.on_listed(kind)
-            self._on_event(WatchEvent(kind, dict(event["object"]), is_delete=event["type"] == "DELETED"))
+            self._listener.on_event(WatchEvent(kind, dict(event["object"]), is_delete=event["type"] == "DELETED"))
 
         return on_event
 

@@ -22,6 +22,9 @@ class Metrics:
             "podroute_operator_write_errors", "Writes refused", ["verb", "kind", "error"], registry=registry
         )
         self.lists = Counter("podroute_operator_lists", "Whole lists read", ["kind"], registry=registry)
+        self.watch_failures = Counter(
+            "podroute_operator_watch_failures", "Times that all watches ended by an error", registry=registry
+        )
         self.leader = Gauge("podroute_operator_is_leader", "Whether this operator holds the Lease", registry=registry)
         self.settled = Gauge("podroute_operator_settled", "Whether blocks may be granted", registry=registry)
 

@@ -18,7 +18,7 @@ from controller.kube.events import EventRecorder
 from controller.kube.lease import Lease, LeaseTerms
 from controller.kube.resources import collection_of
 from controller.kube.store import Store, WatchEvent
-from controller.operator.feed import Feed
+from controller.operator.feed import Feed, Listener
 from controller.operator.health import HealthServer, Metrics
 from controller.operator.inventory import WATCHED
 from controller.operator.reconciler import Reconciler
@@ -151,6 +151,7 @@ class Operator:
         self._options = options
         self._api = api
         identity = options.identity or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._identity = identity
         self._metrics = Metrics()
         self._store = Store(WATCHED)
         lease = Lease(api, LEASE_NAME, options.namespace, identity, options.lease)
@@ -206,7 +207,8 @@ class Operator:
         def on_relist(kind: type[Resource]) -> None:
             loop.call_soon_threadsafe(self._reconciler.on_relist, kind)
 
-        return Feed(self._api.config, WATCHED, on_event, on_relist)
+        listener = Listener(on_event, on_relist, self._metrics.watch_failures.inc)
+        return Feed(self._api.config, WATCHED, listener, self._identity)
 
     def _parts(self, feed: Feed) -> Iterator[tuple[str, Coroutine[None, None, None]]]:
         yield "lease", self._term.run()

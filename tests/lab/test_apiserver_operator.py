@@ -51,13 +51,19 @@ def add_nodes(
     world.kubectl("replace", "--subresource=status", "-f", "-", text=text)
 
 
+# A user that has no name, as in the operator's container.
+NAMELESS = ("unshare", "--user", "--map-user=61180", "--map-group=61180", "env", "-u", "USER", "-u", "LOGNAME")
+
+
 class OperatorProcess:
     def __init__(self, world: World, name: str, *arguments: str) -> None:
         self.log = world.folder / f"{name}.log"
         command = [sys.executable, "-m", "controller.cli.main", "operator", f"--kubeconfig={world.kubeconfig}"]
         command += [f"--identity={name}", "--namespace=default", "--lease-seconds=3", "--log-level=info", *arguments]
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *command], stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                [*NAMELESS, "setpriv", "--pdeathsig", "KILL", *command], stdout=log, stderr=log
+            )
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
@@ -169,6 +175,7 @@ def test_an_idle_operator_writes_nothing(world: World, start: Start, agents: Ech
     written = wait_for_quiet(writes)
     wait_for(lambda: metric("podroute_operator_lists_total") >= looks + 30, "it goes on listing")
     assert writes() == written
+    assert metric("podroute_operator_watch_failures_total") == 0
     assert metric("podroute_operator_is_leader") == 1
     assert get("/readyz") == "ok\n"
     assert operator.stop() == 0

@@ -87,6 +87,11 @@ def test_every_node_has_an_agent_and_a_speaker_and_the_cluster_an_operator(insta
             lambda c=component: f"{on_nodes(installed_lab, c)}",
         )
     eventually(lambda: len(parts(installed_lab, "operator")) == 1, 30, "one operator")
+    (operator,) = parts(installed_lab, "operator")
+    log = installed_lab.kubectl("logs", "-n", NAMESPACE, operator["metadata"]["name"])
+    assert "writes now" in log
+    # Where they do, it lists everything every two seconds, and nothing but its log shows it.
+    assert "the watches ended" not in log
     assert all_established(installed_lab, installed_lab.topology.tor_names)
 
 

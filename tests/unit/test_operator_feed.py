@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import kopf
@@ -12,13 +12,24 @@ import pytest
 from lightkube.config.kubeconfig import KubeConfig
 
 from controller.api import IPBlock, IPPool
+from controller.api.objects import Resource
 from controller.kube.store import WatchEvent
-from controller.operator.feed import Feed, ListEnds
+from controller.operator.feed import Feed, ListEnds, Listener
+
+
+def feed_of(
+    *kinds: type[Resource],
+    on_event: Callable[[WatchEvent], None] = lambda _: None,
+    on_relist: Callable[[type[Resource]], None] = lambda _: None,
+    on_failure: Callable[[], None] = lambda: None,
+) -> Feed:
+    listener = Listener(on_event, on_relist, on_failure)
+    return Feed(KubeConfig.from_dict(CONFIG).get(), kinds, listener, "me")
 
 
 def test_a_list_of_many_objects_is_one_relist_of_its_kind_after_the_last_of_them() -> None:
     heard: list[Any] = []
-    feed = Feed(KubeConfig.from_dict(CONFIG).get(), [IPPool, IPBlock], heard.append, heard.append)
+    feed = feed_of(IPPool, IPBlock, on_event=heard.append, on_relist=heard.append)
 
     async def body() -> None:
         both = asyncio.Event()
@@ -46,7 +57,7 @@ def test_an_event_of_a_watch_is_no_list() -> None:
     listed: list[type] = []
 
     async def body() -> None:
-        feed = Feed(KubeConfig.from_dict(CONFIG).get(), [IPPool], lambda _: None, listed.append)
+        feed = feed_of(IPPool, on_relist=listed.append)
         ends = ListEnds(listed.append, quiet_seconds=0.0)
         await feed._handler(IPPool, ends)(event={"type": "ADDED", "object": {"metadata": {"name": "a"}}})
         assert not ends._timers
@@ -84,12 +95,31 @@ def test_a_watch_that_is_cut_short_leaves_no_traceback_in_the_log(
 
     monkeypatch.setattr(kopf, "operator", operator)
     caplog.set_level(logging.DEBUG)
-    feed = Feed(KubeConfig.from_dict(CONFIG).get(), [IPPool], lambda _: None, on_relist)
+    feed = feed_of(IPPool, on_relist=on_relist)
     feed.start()
     assert rounds.acquire(timeout=10), "kopf's first round never ended"
     feed.stop(10)
     said = [r for r in caplog.records if "asynchronous generator" in r.getMessage()]
     assert {(r.levelno, r.exc_info) for r in said} == {(logging.DEBUG, None)}
+
+
+def test_watches_that_all_fail_are_counted_and_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds, failures = threading.Semaphore(0), threading.Semaphore(0)
+
+    async def operator(**_: Any) -> None:
+        rounds.release()
+        raise KeyError("getpwuid(): uid not found: 65534")
+
+    monkeypatch.setattr(kopf, "operator", operator)
+    monkeypatch.setattr("controller.operator.feed.RESTART_SECONDS", 0.01)
+    feed = feed_of(IPPool, on_failure=failures.release)
+    feed.start()
+    try:
+        for _ in range(2):
+            assert rounds.acquire(timeout=10), "another round"
+            assert failures.acquire(timeout=10), "its failure"
+    finally:
+        feed.stop(10)
 
 
 CONFIG = {
