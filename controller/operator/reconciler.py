@@ -83,9 +83,7 @@ class Reconciler:
         """
         self._terms += 1
         self._teller.forget()
-        self.memory = replace(
-            self.memory, epoch=self.new_epoch(), unsettled_since=time.monotonic(), verified=frozenset()
-        )
+        self.memory = self.memory.next_term(self.new_epoch(), time.monotonic())
         self.relist_all()
 
     def is_plan_valid(self) -> bool:

@@ -96,7 +96,8 @@ def _served(ground: Ground) -> frozenset[str]:
 def plan_blocks(ground: Ground) -> BlockPlan:
     """Everything about blocks at this moment."""
     plan = BlockPlan(absent=absent_nodes(ground.inventory, ground.memory, ground.moment.monotonic))
-    plan.claims = claims_of(ground.inventory, ground.networks, _served(ground))
+    is_settled = ground.memory.is_settled
+    plan.claims = claims_of(ground.inventory, ground.networks, _served(ground), is_settled=is_settled)
     plan.counts.update(block.spec.node.name for block in ground.inventory.blocks)
     for network in ground.inventory.networks:
         plan.counts[network.metadata.name] += len(kept_grants(ground.inventory, network))
@@ -107,7 +108,7 @@ def plan_blocks(ground: Ground) -> BlockPlan:
     _follow_nodes(ground, plan)
     usages = {each.metadata.name: usage_of(each) for each in ground.inventory.networks}
     plan.idle = _idle_since(ground, usages)
-    if not ground.memory.is_settled:
+    if not is_settled:
         plan.postponed = {name for name, pool in ground.pools.items() if is_grantable(pool, ground)}
         return plan
     _reclaim(ground, plan)

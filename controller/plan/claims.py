@@ -53,11 +53,14 @@ class Claims:
     disputed: set[tuple[str, str]] = field(default_factory=set)
 
 
-def claims_of(inventory: Inventory, networks: Mapping[str, NodeNetwork], served: Collection[str]) -> Claims:
+def claims_of(
+    inventory: Inventory, networks: Mapping[str, NodeNetwork], served: Collection[str], *, is_settled: bool = True
+) -> Claims:
     """What becomes of every block that a node lists or claims and that has no IPBlock of that node; older nodes come first.
 
-    `served` are the names of pools that are accepted and stay: a claim of no pool, of a time before there was one, is honoured in
-    these alone, lest a refused pool gets to have blocks.
+    Until every agent has spoken (`is_settled`), only what is in use gets its IPBlock back: what an object merely lists may be that
+    of a restored backup, and another node's by now. `served` are the names of pools that are accepted and stay: a claim of no pool,
+    of a time before there was one, is honoured in these alone, lest a refused pool gets to have blocks.
     """
     found = Claims()
     held = _Held(inventory.blocks)
@@ -71,7 +74,7 @@ def claims_of(inventory: Inventory, networks: Mapping[str, NodeNetwork], served:
             if network_of(claim.cidr) not in unread:
                 is_old = not (claim.pool or claim.uid) and claim in network.status.claims
                 pools = [p for p in inventory.pools if not is_old or p.metadata.name in served]
-                _hear(claim, _Claimant(network, node), _Ground(pools, networks, held), found)
+                _hear(claim, _Claimant(network, node), _Ground(pools, networks, held, is_settled), found)
     return found
 
 
@@ -90,6 +93,7 @@ class _Ground:
     pools: Iterable[IPPool]
     networks: Mapping[str, NodeNetwork]
     held: "_Held"
+    is_settled: bool
 
 
 def _hear(claim: BlockClaim, claimant: _Claimant, ground: _Ground, found: Claims) -> None:
@@ -102,6 +106,8 @@ def _hear(claim: BlockClaim, claimant: _Claimant, ground: _Ground, found: Claims
     reference = NodeReference(name=claimant.name, uid=claimant.node.metadata.uid)
     block = _honoured(claim, claimant.network, reference, ground.pools)
     if block is not None and not overlapping:
+        if not ground.is_settled and not _is_used(claimant.network, claim):
+            return
         found.recreated.append(block)
         ground.held.add(block)
         return

@@ -4,7 +4,7 @@ Made by `controller.operator` from its Store; read by every decision of the oper
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import msgspec
@@ -58,6 +58,13 @@ class Memory:
     def is_settled(self) -> bool:
         """Whether blocks may be granted, asked back and deleted."""
         return self.unsettled_since is None
+
+    def next_term(self, epoch: str, now: float) -> "Memory":
+        """What a process that writes again may go by: not that something has been so without a gap, since it did not look.
+
+        A node that was gone, came back and went again, while another process wrote, has been gone since then only.
+        """
+        return replace(self, epoch=epoch, unsettled_since=now, gone={}, orphans={}, idle={}, verified=frozenset())
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,14 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import Enum
 
 import msgspec
 from faults import HOLD_TIME_S, speaker_pid
 from oracle import node_veths
-from parts import OPERATOR, component_pods, is_installed, main_process, running
+from parts import OPERATOR, component_pods, is_installed, main_process, part_stopped, running, stopped
 from router_tables import node_blocks
 from workloads import eventually
 
@@ -90,22 +90,11 @@ def frozen(process: str) -> Cause:
 
     @contextmanager
     def cause(lab: Lab, victim: str) -> Iterator[None]:
-        with stopped(running(lab, victim, process)):
+        with part_stopped(lab, victim, process):
             time.sleep(FROZEN_S)
             yield
 
     return cause
-
-
-@contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    """Meanwhile the process gets no time. It may be ended, too."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
 
 
 def speaker_killed(part: str) -> Cause:
@@ -280,7 +269,7 @@ def _second_process(lab: Lab, victim: str) -> Iterator[None]:
 @contextmanager
 def routes_deleted_while_nobody_repairs(lab: Lab, node: str) -> Iterator[None]:
     """The control: here packets must be lost."""
-    with stopped(running(lab, node, "agent")):
+    with part_stopped(lab, node, "agent"):
         pod_routes_deleted(lab, node)
         time.sleep(CUT_S)
         yield

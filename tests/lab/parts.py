@@ -1,6 +1,9 @@
 """podroute's own processes in a lab: those of its pods where it was installed by the manifests, supervised ones otherwise."""
 
 import contextlib
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,26 @@ def running(lab: Lab, machine: str, part: str) -> int:
     """The same, once it runs."""
     pid: int = eventually(lambda: part_pid(lab, machine, part), 20, f"{part} runs on {machine}")
     return pid
+
+
+@contextlib.contextmanager
+def stopped(*pids: int) -> Iterator[None]:
+    """Meanwhile the processes get no time. They may be ended, too."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def part_stopped(lab: Lab, machine: str, part: str) -> Iterator[None]:
+    """The same of one of podroute's: an agent that is stopped repairs nothing."""
+    with stopped(running(lab, machine, part)):
+        yield
 
 
 def component_pods(lab: Lab, component: str) -> list[dict[str, Any]]:

@@ -2,14 +2,13 @@
 
 import ipaddress
 import json
-import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
 import oracle
 import pytest
-from parts import OPERATOR
+from parts import OPERATOR, part_stopped
 from router_tables import node_blocks
 from told import findings
 from workloads import Pod, eventually, pods_on
@@ -60,16 +59,6 @@ def nothing_is_wrong(lab: Lab) -> None:
     eventually(lambda: not findings(lab), 60, lambda: f"{findings(lab)}")
 
 
-@contextmanager
-def agent_stopped(lab: Lab, node: str) -> Iterator[None]:
-    """The agent is frozen: it repairs nothing meanwhile."""
-    lab.kill(node, "agent", signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        lab.kill(node, "agent", signal.SIGCONT)
-
-
 def veth(lab: Lab, node: str, name: str, alias: str) -> None:
     lab.netns_exec(node, ["ip", "link", "add", name, "type", "veth", "peer", "name", f"x{name[4:]}"])
     lab.netns_exec(node, ["ip", "link", "set", name, "alias", alias])
@@ -115,7 +104,7 @@ def test_a_lab_in_which_nothing_is_wrong_gives_no_finding(lab: Lab, pod: Pod) ->
 def test_a_veth_without_pod_is_found(lab: Lab, pod: Pod) -> None:
     # One has an address of one family, the other of the other.
     planted = {f"podr000000000{n}a": block_of(lab, pod.node, n)[-2] for n in FAMILIES}
-    with agent_stopped(lab, pod.node):
+    with part_stopped(lab, pod.node, "agent"):
         for name, address in planted.items():
             veth(lab, pod.node, name, f"podr1 planted eth0 00000000-dead {address}")
         # Its alias says that it has an address, so its route is missed as well.
@@ -135,7 +124,7 @@ def is_gone(lab: Lab, node: str, name: str) -> bool:
 
 def test_a_route_without_veth_is_found(lab: Lab, pod: Pod) -> None:
     prefixes = {4: "10.244.250.2/32", 6: "fd00:10:244:0:250::2/128"}
-    with agent_stopped(lab, pod.node):
+    with part_stopped(lab, pod.node, "agent"):
         for family, prefix in prefixes.items():
             add = ["ip", f"-{family}", "route", "add", prefix, "dev", "lo", "proto", "179", "metric", "179"]
             lab.netns_exec(pod.node, add)
@@ -146,7 +135,7 @@ def test_a_route_without_veth_is_found(lab: Lab, pod: Pod) -> None:
 
 def test_a_veth_without_route_is_found(lab: Lab, pod: Pod) -> None:
     addresses = {family: pod.place.address(family) for family in FAMILIES}
-    with agent_stopped(lab, pod.node):
+    with part_stopped(lab, pod.node, "agent"):
         for family, address in addresses.items():
             lab.netns_exec(pod.node, ["ip", f"-{family}", "route", "del", address, "proto", "179", "metric", "179"])
         whats = [f"{pod.node}/{ipaddress.ip_network(address)}" for address in addresses.values()]
@@ -159,7 +148,7 @@ def test_one_address_on_two_veths_is_found(lab: Lab, pod: Pod) -> None:
     other = lab.topology.node_names[1]
     addresses = {family: pod.place.address(family) for family in FAMILIES}
     # On another node, under the UID of a real pod there: nothing but the address gives it away.
-    with pods_on(lab, [other], "second") as (second,), agent_stopped(lab, other):
+    with pods_on(lab, [other], "second") as (second,), part_stopped(lab, other, "agent"):
         for family, address in addresses.items():
             veth(lab, other, f"podr000000000{family}b", f"podr1 planted eth{family} {second.uid} {address}")
         follows = ("AddressOutsideBlocks", "AddressMismatch", "RouteMissing", "PodLinkWrong")
@@ -209,7 +198,7 @@ def announced(lab: Lab, node: str, what: str, prefixes: Iterable[str]) -> Iterat
     """The speaker announces these more, or less, behind its agent's back; a new agent says again all there is to announce."""
     python = ["env", "PYTHONPATH=/opt/podroute", "/opt/podroute/.venv/bin/python", "-c", ANNOUNCE, what, *prefixes]
     try:
-        with agent_stopped(lab, node):
+        with part_stopped(lab, node, "agent"):
             lab.node(node).run(python)
             yield
     finally:
@@ -233,7 +222,7 @@ def test_a_block_that_is_not_announced_is_found(lab: Lab, pod: Pod) -> None:
 
 
 def test_an_agent_that_is_away_is_named(lab: Lab, pod: Pod) -> None:
-    with agent_stopped(lab, pod.node):
+    with part_stopped(lab, pod.node, "agent"):
         assert kinds(lab) == {"AgentAway"}
 
 

@@ -1,13 +1,12 @@
 """Nothing that restarts loses a packet between running pods, or a route at a router (DESIGN.md, faults)."""
 
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 from faults import HOLD_TIME_S, speaker_pid, start_again, undisturbed
+from parts import part_stopped
 from router_tables import RouteWatch, node_blocks
 from seen_source import place_of
 from told import told_on
@@ -43,7 +42,7 @@ def test_the_probe_notices_a_route_that_is_gone_for_a_tenth_of_a_second(
     node = one.node
     address = one.place.address(family)
     host = [*nsenter(lab, node), "ip", f"-{family}", "route"]
-    with lab_agent_stopped(lab, node), Traffic([(one.place, other.place)], families=(family,)) as traffic:
+    with part_stopped(lab, node, "agent"), Traffic([(one.place, other.place)], families=(family,)) as traffic:
         link = subprocess.check_output([*host, "show", address, "proto", "179"], text=True).split()[2]
         route = [address, "dev", link, "proto", "179", "metric", "179"]
         time.sleep(0.5)
@@ -86,16 +85,6 @@ def test_the_watch_notices_a_pod_route_that_a_router_drops_and_takes_back(lab: L
         subprocess.run([*ip, "add", "unreachable", longer], check=True)
         subprocess.run([*ip, "del", "unreachable", longer], check=True)
     assert set(watch.dropped) == set(watch.added) == {block, longer}
-
-
-@contextmanager
-def lab_agent_stopped(lab: Lab, node: str) -> Iterator[None]:
-    """The agent is frozen, so that it repairs nothing."""
-    lab.kill(node, "agent", signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        lab.kill(node, "agent", signal.SIGCONT)
 
 
 @RACKS

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import pytest
 import yaml
 from faults import all_established, undisturbed
 from host_state import need_root
-from parts import component_pods
+from parts import component_pods, stopped
 from router_tables import pod_table
 from workloads import Pod, eventually, pods_on, processes_in
 
@@ -212,19 +211,13 @@ def test_check_asks_the_agents_pods_and_finds_what_is_planted(installed_lab: Lab
     lab, node, prefix = installed_lab, installed_lab.topology.node_names[0], "10.244.250.2/32"
     eventually(lambda: findings_by_kubectl(lab) == [], 30, lambda: f"{findings_by_kubectl(lab)}")
     (pod,) = (each for each in parts(lab, "agent") if each["spec"]["nodeName"] == node)
-    agents = [int(status["Pid"]) for status in statuses(pod)]
     # Otherwise it would be repaired within a second.
-    for pid in agents:
-        os.kill(pid, signal.SIGSTOP)
-    try:
+    with stopped(*(int(status["Pid"]) for status in statuses(pod))):
         lab.netns_exec(node, ["ip", "route", "add", prefix, "dev", "lo", "proto", "179", "metric", "179"])
         wanted = ("RouteSurplus", f"node {node}, route {prefix}")
         eventually(
             lambda: wanted in {(each["kind"], each["object"]) for each in findings_by_kubectl(lab)}, 20, f"{wanted}"
         )
-    finally:
-        for pid in agents:
-            os.kill(pid, signal.SIGCONT)
     eventually(lambda: findings_by_kubectl(lab) == [], 30, "the agent has repaired it")
 
 

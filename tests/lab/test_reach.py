@@ -1,11 +1,11 @@
 """Pods started by the real kubelet reach each other, the outside and services, by their own addresses and at full MTU."""
 
 import json
-import signal
 from collections.abc import Iterator
 from subprocess import PIPE, Popen, run
 
 import pytest
+from parts import part_stopped
 from seen_source import place_of, source_seen
 from workloads import Pod, apply, deployment_manifest, eventually, pods
 
@@ -26,12 +26,9 @@ def everywhere(lab: Lab) -> Iterator[list[Pod]]:
     names = [f"reach-{node}" for node in (*early, last)]
     apply(lab, *(deployment_manifest(f"reach-{node}", 2, node) for node in early))
     eventually(lambda: all(len(pods(lab, f"app=reach-{node}")) == 2 for node in early), 60, "the early pods are ready")
-    lab.kill("cp", "operator", signal.SIGSTOP)
-    try:
+    with part_stopped(lab, "cp", "operator"):
         apply(lab, deployment_manifest(f"reach-{last}", 2, last))
         eventually(lambda: len(pods(lab, f"app=reach-{last}")) == 2, 60, "the last pods are ready without the operator")
-    finally:
-        lab.kill("cp", "operator", signal.SIGCONT)
     yield [pod for name in names for pod in pods(lab, f"app={name}")]
     lab.kubectl("delete", "deployment", *names)
 

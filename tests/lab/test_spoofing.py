@@ -3,13 +3,13 @@
 The pod forges by putting the address on its own loopback and sending from it, as a container with NET_ADMIN could.
 """
 
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from parts import part_stopped
 from test_repair import veth_of
 from workloads import Pod, eventually, pods_on
 
@@ -102,12 +102,11 @@ def only_our_table_guards(lab: Lab, forger: Pod) -> Iterator[None]:
     """The agent is frozen, and the veth's own reverse-path filter off: our table alone stands between forger and victim."""
     node, veth = forger.node, veth_of(lab, forger.node, forger)
     setting = f"net.ipv4.conf.{veth}.rp_filter"
-    lab.kill(node, "agent", signal.SIGSTOP)
     try:
-        lab.netns_exec(node, ["sysctl", "-qw", f"{setting}=0"])
-        yield
+        with part_stopped(lab, node, "agent"):
+            lab.netns_exec(node, ["sysctl", "-qw", f"{setting}=0"])
+            yield
     finally:
-        lab.kill(node, "agent", signal.SIGCONT)
         shown = ["sh", "-c", f"nft list table inet podroute 2>/dev/null; sysctl -n {setting}"]
         found = lambda: lab.netns_exec(node, shown)  # noqa: E731
         eventually(lambda: "anti-spoofing" in found() and found().endswith("\n1\n"), 40, lambda: f"repaired: {found()}")

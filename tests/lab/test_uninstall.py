@@ -9,6 +9,7 @@ import pytest
 from faults import all_established, undisturbed
 from oracle import node_veths
 from router_tables import kernel_routes, node_blocks, pod_table
+from traffic import Traffic
 from workloads import Pod, eventually, pods_on
 
 from controller.lab.cluster import Lab
@@ -27,6 +28,13 @@ def across(installed_lab: Lab) -> Iterator[list[Pod]]:
     """Two pods in different racks, which outlive the uninstall."""
     first, *_, last = installed_lab.topology.node_names
     with pods_on(installed_lab, [first, last], "stays") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def beside(installed_lab: Lab, across: list[Pod]) -> Iterator[Pod]:
+    """One more on the first one's node."""
+    with pods_on(installed_lab, [across[0].node], "beside") as (found,):
         yield found
 
 
@@ -109,7 +117,9 @@ def test_a_dry_run_names_the_pods_that_stay_and_changes_nothing(installed_lab: L
     assert lab.get("deployment", "-n", NAMESPACE, "podroute-operator")["spec"]["replicas"] == 1
 
 
-def test_an_uninstall_leaves_nothing_but_the_veths_of_running_pods(installed_lab: Lab, across: list[Pod]) -> None:
+def test_an_uninstall_leaves_nothing_but_the_veths_of_running_pods(
+    installed_lab: Lab, across: list[Pod], beside: Pod
+) -> None:
     lab, nodes = installed_lab, installed_lab.topology.node_names
     assert set(node_blocks(lab)) == pod_prefixes(lab)
     # A plugin, a list, two folders, routes of both families, a table: each kind is seen while it is there.
@@ -120,8 +130,10 @@ def test_an_uninstall_leaves_nothing_but_the_veths_of_running_pods(installed_lab
         )
     veths = {node: node_veths(lab, node) for node in nodes}
     assert all(veths[pod.node] for pod in across)
-    broken_off(lab, "speakers removed")
-    said = uninstall(lab, "--yes")
+    with Traffic([(across[0].place, beside.place)]) as traffic:
+        broken_off(lab, "speakers removed")
+        said = uninstall(lab, "--yes")
+    traffic.assert_no_loss()
     # At once: had a session ended without a withdrawal, the routes would be kept for the restart time.
     assert pod_prefixes(lab) == set()
     assert said.rstrip().endswith("podroute is removed")

@@ -75,7 +75,7 @@ def drops_a_block_whose_lock_vanished(patch: pytest.MonkeyPatch) -> None:
 
 
 def hears_no_claims(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(blocks, "claims_of", lambda *_: Claims())
+    patch.setattr(blocks, "claims_of", lambda *_, **__: Claims())
 
 
 def creates_over_a_lock_and_asks_nobody_who_uses_it(patch: pytest.MonkeyPatch) -> None:
@@ -153,6 +153,15 @@ def takes_a_shorter_grace_for_heard(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(blocks, "remembered_grace", remembered)
 
 
+def goes_by_what_was_missing_in_another_term(patch: pytest.MonkeyPatch) -> None:
+    real = Memory.next_term
+
+    def begun(self: Memory, epoch: str, now: float) -> Memory:
+        return replace(real(self, epoch, now), gone=self.gone, orphans=self.orphans)
+
+    patch.setattr(Memory, "next_term", begun)
+
+
 def takes_a_node_that_is_not_ready_for_gone(patch: pytest.MonkeyPatch) -> None:
     real = reclaim.absent_nodes
 
@@ -227,6 +236,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     reclaims_without_grace,
     forgets_which_grace_an_agent_heard,
     takes_a_shorter_grace_for_heard,
+    goes_by_what_was_missing_in_another_term,
     takes_a_node_that_is_not_ready_for_gone,
     gives_up_as_soon_as_its_object_is_missing,
     never_gives_up,

@@ -107,7 +107,7 @@ class Operator:
 
     def _begin_term(self, now: float) -> None:
         self._terms += 1
-        self.memory = replace(self.memory, epoch=self._epoch(), unsettled_since=now, verified=frozenset())
+        self.memory = self.memory.next_term(self._epoch(), now)
         self.relist |= set(WATCHED)
 
     def look(self, now: float) -> None:

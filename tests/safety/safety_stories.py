@@ -223,6 +223,14 @@ def grace_is_shortened_for_a_node_that_is_gone(world: World, number: int) -> Non
                 world.fill(agent)
 
 
+def node_goes_in_two_terms(world: World, number: int) -> None:
+    """The operator that saw it go the first time writes again when it goes the second time; another one wrote meanwhile."""
+    grace_is_shortened_for_a_node_that_is_gone(world, number % 6)
+    operator_fails_over(world, 0)
+    node_comes_back(world, number)
+    grace_is_shortened_for_a_node_that_is_gone(world, number % 6)
+
+
 OFTEN: tuple[Step, ...] = (
     all_flows,
     operator_works,
@@ -275,6 +283,7 @@ SELDOM: tuple[Step, ...] = (
     kubelet_is_silent,
     grace_is_configured,
     grace_is_shortened_for_a_node_that_is_gone,
+    node_goes_in_two_terms,
     garbage_is_collected,
     pool_is_deleted,
     pool_comes,

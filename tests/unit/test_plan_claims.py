@@ -24,6 +24,22 @@ def test_a_block_deleted_by_hand_is_created_again_for_the_node_that_uses_it() ->
     assert grant.uid == sim.get(IPBlock, "10-244-0-0-26").metadata.uid
 
 
+def test_a_block_that_is_only_listed_is_created_again_once_all_agents_have_spoken_and_one_in_use_at_once() -> None:
+    sim = cluster()
+    sim.settle()
+    idle, used = sim.blocks("n0")[0], sim.blocks("n1")[0]
+    sim.pods_in["n1"] = {used}
+    sim.answer()
+    # After a restored backup, for example: it may list what others have by now.
+    sim.memory = Memory(epoch="e2", unsettled_since=sim.now)
+    for cidr in (idle, used):
+        sim.remove(IPBlock, block_name(cidr))
+    created = {block.metadata.name for block in sim.look().creates if isinstance(block, IPBlock)}
+    assert created == {block_name(used)}
+    sim.settle()
+    assert len(sim.blocks("n0")) == 2, "the one that it only had listed, or another"
+
+
 def test_a_claim_of_a_block_that_nobody_has_is_granted_and_one_of_anothers_is_a_conflict() -> None:
     sim = cluster()
     sim.settle()

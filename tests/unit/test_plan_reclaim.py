@@ -72,6 +72,27 @@ def restart_operator(sim: Simulation) -> None:
     sim.memory = Memory(epoch=sim.memory.epoch + "'", unsettled_since=sim.now)
 
 
+def test_an_operator_that_writes_again_counts_anew_since_the_node_may_have_been_back_meanwhile() -> None:
+    sim = cluster()
+    sim.settle()
+    sim.remove_node("n0")
+    sim.settle()
+    first = sim.memory
+    restart_operator(sim)
+    sim.now += 500
+    sim.add_node("n0", 11)
+    sim.settle()
+    sim.remove_node("n0")
+    sim.memory = first.next_term("e3", sim.now)
+    sim.settle()
+    sim.now += 989
+    sim.settle()
+    assert len(sim.blocks("n0")) == 2
+    sim.now += 1
+    sim.settle()
+    assert sim.blocks("n0") == []
+
+
 @pytest.mark.parametrize("restarts", [False, True])
 def test_a_shorter_grace_counts_only_for_nodes_whose_agent_has_heard_of_it(restarts: bool) -> None:
     sim = cluster()
