@@ -102,7 +102,7 @@ def plan_blocks(ground: Ground) -> BlockPlan:
     for network in ground.inventory.networks:
         plan.counts[network.metadata.name] += len(kept_grants(ground.inventory, network))
     # Listed beside the node's own until it has answered.
-    plan.counts.update(node for node, _ in plan.claims.disputed)
+    plan.counts.update(node for node, _ in plan.claims.disputed | plan.claims.unconfirmed)
     for block in plan.claims.recreated:
         _create(ground, plan, block)
     _follow_nodes(ground, plan)

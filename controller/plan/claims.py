@@ -44,13 +44,15 @@ class Claims:
     """IPBlocks to create again, and claims that can't be honoured.
 
     `contested` are CIDRs of blocks that their owner does not use and another node does, or may: they are asked back for it.
-    `disputed` are nodes and CIDRs of what they use, or may, and others have the IPBlock of.
+    `disputed` are nodes and CIDRs of what they use, or may, and others have the IPBlock of; `unconfirmed` of what their objects
+    list and nobody has the IPBlock of, before the agents have spoken.
     """
 
     recreated: list[IPBlock] = field(default_factory=list)
     conflicts: list[Conflict] = field(default_factory=list)
     contested: set[str] = field(default_factory=set)
     disputed: set[tuple[str, str]] = field(default_factory=set)
+    unconfirmed: set[tuple[str, str]] = field(default_factory=set)
 
 
 def claims_of(
@@ -107,6 +109,7 @@ def _hear(claim: BlockClaim, claimant: _Claimant, ground: _Ground, found: Claims
     block = _honoured(claim, claimant.network, reference, ground.pools)
     if block is not None and not overlapping:
         if not ground.is_settled and not _is_used(claimant.network, claim):
+            found.unconfirmed.add((claimant.name, claim.cidr))
             return
         found.recreated.append(block)
         ground.held.add(block)

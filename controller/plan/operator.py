@@ -263,6 +263,8 @@ def _grants(ground: Ground, plan: BlockPlan) -> dict[str, tuple[BlockGrant, ...]
     for network in ground.inventory.networks:
         name = network.metadata.name
         by_node[name] += kept_grants(ground.inventory, network)
+        # It may use them at any moment: nobody else gets them, and it is not told to leave them either.
+        by_node[name] += [grant for grant in network.spec.blocks if (name, grant.cidr) in claims.unconfirmed]
         if claims.disputed:
             by_node[name] += [asked_back(g) for g in network.spec.blocks if (name, g.cidr) in claims.disputed]
     return {node: tuple(sorted(grants, key=_position)) for node, grants in by_node.items()}
