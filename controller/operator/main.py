@@ -150,14 +150,13 @@ class Operator:
     def __init__(self, options: Options, api: Api) -> None:
         self._options = options
         self._api = api
-        identity = options.identity or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-        self._identity = identity
+        self._identity = options.identity or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._metrics = Metrics()
         self._store = Store(WATCHED)
-        lease = Lease(api, LEASE_NAME, options.namespace, identity, options.lease)
+        lease = Lease(api, LEASE_NAME, options.namespace, self._identity, options.lease)
         self._term = Term(lease, self._on_begin, self._on_recovered)
         self._metrics.leader.set_function(lambda: float(self._term.may_write()))
-        recorder = EventRecorder(api, CONTROLLER, identity)
+        recorder = EventRecorder(api, CONTROLLER, self._identity)
         self._teller = Teller(api, recorder, self._term.may_write)
         self._rollout = SpeakerRollout(api, self._store, recorder, self._term.may_write)
         self._reconciler = Reconciler(api, self._store, self._teller, self._metrics)

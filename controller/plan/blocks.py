@@ -101,7 +101,7 @@ def plan_blocks(ground: Ground) -> BlockPlan:
     plan.counts.update(block.spec.node.name for block in ground.inventory.blocks)
     for network in ground.inventory.networks:
         plan.counts[network.metadata.name] += len(kept_grants(ground.inventory, network))
-    # Listed beside the node's own until it has answered.
+    # Listed beside the node's own, until it has answered or all agents have spoken.
     plan.counts.update(node for node, _ in plan.claims.disputed | plan.claims.unconfirmed)
     for block in plan.claims.recreated:
         _create(ground, plan, block)

@@ -56,7 +56,7 @@ class Claims:
 
 
 def claims_of(
-    inventory: Inventory, networks: Mapping[str, NodeNetwork], served: Collection[str], *, is_settled: bool = True
+    inventory: Inventory, networks: Mapping[str, NodeNetwork], served: Collection[str], *, is_settled: bool
 ) -> Claims:
     """What becomes of every block that a node lists or claims and that has no IPBlock of that node; older nodes come first.
 

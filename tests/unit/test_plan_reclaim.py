@@ -10,6 +10,16 @@ from controller.api.objects import Metadata
 from controller.plan.inventory import Memory
 
 
+def loses_its_blocks_after(sim: Simulation, seconds: int) -> None:
+    """n0 has them until then, and no longer."""
+    sim.now += seconds - 1
+    sim.settle()
+    assert len(sim.blocks("n0")) == 2
+    sim.now += 1
+    sim.settle()
+    assert sim.blocks("n0") == []
+
+
 def test_a_node_that_comes_back_within_grace_keeps_its_blocks_under_its_new_uid() -> None:
     sim = cluster()
     sim.settle()
@@ -34,12 +44,8 @@ def test_a_node_that_stays_away_loses_its_blocks_after_the_grace() -> None:
     sim.settle()
     sim.remove_node("n0")
     sim.settle()
-    sim.now += 989
-    sim.settle()
-    assert len(sim.blocks("n0")) == 2, "its agent may have noticed later: 90 s more than the grace"
-    sim.now += 1
-    sim.settle()
-    assert sim.blocks("n0") == []
+    # Its agent may have noticed later: 90 s more than the grace.
+    loses_its_blocks_after(sim, 990)
     assert len(sim.blocks("n1")) == 2
 
 
@@ -85,12 +91,7 @@ def test_an_operator_that_writes_again_counts_anew_since_the_node_may_have_been_
     sim.remove_node("n0")
     sim.memory = first.next_term("e3", sim.now)
     sim.settle()
-    sim.now += 989
-    sim.settle()
-    assert len(sim.blocks("n0")) == 2
-    sim.now += 1
-    sim.settle()
-    assert sim.blocks("n0") == []
+    loses_its_blocks_after(sim, 990)
 
 
 @pytest.mark.parametrize("restarts", [False, True])
@@ -122,12 +123,8 @@ def test_a_grace_made_shorter_after_the_node_is_gone_does_not_count_for_it_whoev
     configure(sim, 0)
     restart_operator(sim)
     sim.settle()
-    sim.now += 989
-    sim.settle()
-    assert len(sim.blocks("n0")) == 2, "its agent, cut off, goes by what it was told"
-    sim.now += 1
-    sim.settle()
-    assert sim.blocks("n0") == []
+    # Its agent, cut off, goes by what it was told.
+    loses_its_blocks_after(sim, 990)
 
 
 def test_no_node_is_told_of_a_longer_grace_before_all_its_blocks_remember_it() -> None:
@@ -164,9 +161,4 @@ def test_the_grace_of_a_deleted_node_is_configured() -> None:
     sim.settle()
     sim.remove_node("n0")
     sim.settle()
-    sim.now += 94
-    sim.settle()
-    assert len(sim.blocks("n0")) == 2
-    sim.now += 1
-    sim.settle()
-    assert sim.blocks("n0") == []
+    loses_its_blocks_after(sim, 95)
