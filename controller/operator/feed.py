@@ -160,10 +160,11 @@ def _in_one_line(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Tells what failed in kopf's loop and has nobody to catch it.
 
     A watch that kopf's end cuts short leaves generators behind, one within the other. asyncio closes them all at once, and the
-    outer one then finds the inner one closed or closing: nothing is lost with that, since this loop ends and every kind is listed
-    anew.
+    outer one then finds the inner one closed or closing. One that ends while it logs in leaves its connections to the collector of
+    garbage. Nothing is lost with either, since this loop ends and every kind is listed anew.
     """
-    level = logging.DEBUG if "asyncgen" in context else logging.ERROR
+    is_harmless = not context.keys().isdisjoint(("asyncgen", "client_session", "connector"))
+    level = logging.DEBUG if is_harmless else logging.ERROR
     log.log(level, "in the watches: %s: %s", context["message"], context.get("exception", "no exception"))
 
 

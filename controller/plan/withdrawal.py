@@ -11,16 +11,19 @@ import msgspec
 
 from bgp.values import Family, Neighbour, Observed, Session, SessionState
 
-# The speaker makes the sessions that it remembers right after its start; one that is made later and never came up told nothing.
-RESTORE_SECONDS = 10.0
 UNKNOWN = float("inf")
 
 
 class Keeping(msgspec.Struct, frozen=True):
-    """What a session's peer keeps when the session falls: routes of which families, and for how many seconds at most."""
+    """What a session's peer keeps when the session falls: routes of which families, and for how many seconds at most.
+
+    `speaker` is the run of the speaker (`Observed.started`) that the session was first told to. Only that one can tell that the
+    session never came up, and so has told nothing: a later run knows nothing of what its predecessor had announced.
+    """
 
     families: tuple[Family, ...]
     seconds: float
+    speaker: float = 0.0
 
 
 class Told(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -35,15 +38,20 @@ class Told(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def after_telling(told: Told, neighbours: Iterable[Neighbour], observed: Observed, now: float) -> Told:
     """What is remembered when the speaker is told to keep sessions with `neighbours` and no others."""
-    sessions = {each.name: Keeping(each.families, float(each.hold_time + each.graceful_restart)) for each in neighbours}
+    sessions = {each.name: _keeping(each, told.sessions.get(each.name), observed.started) for each in neighbours}
     known = {session.name: session for session in observed.sessions}
     until = {family: at for family, at in told.until.items() if at > now}
     for name, keeping in told.sessions.items():
         # One that is up is withdrawn from before it ends: until then the speaker shows what it has sent.
-        if name not in sessions and not _is_up(known.get(name)):
-            fallen = known[name].since if name in known else now
-            for family in keeping.families:
-                until[family] = max(until.get(family, 0.0), fallen + keeping.seconds)
+        if name in sessions or _is_up(known.get(name)):
+            continue
+        for family in keeping.families:
+            at = (
+                _forgotten_by(known[name], family, keeping, observed.started)
+                if name in known
+                else now + keeping.seconds
+            )
+            until[family] = max(until.get(family, 0.0), at)
     return Told(sessions, {family: at for family, at in until.items() if at > now})
 
 
@@ -69,8 +77,13 @@ def _forgotten_by(session: Session | None, family: Family, keeping: Keeping, sta
     if _is_up(session):
         is_told = family not in session.families or family in session.end_of_rib_sent
         return 0.0 if is_told else UNKNOWN
-    was_never_up = not session.restarts and session.since > started + RESTORE_SECONDS
+    was_never_up = not session.restarts and 0.0 < keeping.speaker == started
     return 0.0 if was_never_up else session.since + keeping.seconds
+
+
+def _keeping(neighbour: Neighbour, before: Keeping | None, started: float) -> Keeping:
+    speaker = started if before is None else before.speaker
+    return Keeping(neighbour.families, float(neighbour.hold_time + neighbour.graceful_restart), speaker)
 
 
 def _is_up(session: Session | None) -> bool:

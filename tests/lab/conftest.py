@@ -6,7 +6,7 @@ PODROUTE_LAB=demo pytest tests/lab      uses lab demo and leaves it running
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from apiserver_world import server, world
 from host_state import need_root
 
 from controller.lab.cluster import Lab
+from controller.lab.errors import LabError
 from controller.lab.teardown import tear_down
 
 # An API server without nodes, for the tests of kinds, reflector and operator.
@@ -89,3 +90,24 @@ def reference_lab() -> Iterator[Lab]:
     lab = Lab.up(f"r{os.getpid()}", nodes=2, racks=2, cni="reference", report=print)
     yield lab
     lab.down()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that failed shows what its labs' operators said last: the labs and their logs are gone when somebody reads it."""
+    report = yield
+    if report.failed:
+        labs = {value.name: value for value in getattr(item, "funcargs", {}).values() if isinstance(value, Lab)}
+        report.sections.extend((f"operator of lab {name}", operator_said(lab)) for name, lab in labs.items())
+    return report
+
+
+def operator_said(lab: Lab) -> str:
+    """The operator's last lines, whether it runs as a process or in a pod."""
+    log = lab.log("cp", "operator")
+    if log.exists():
+        return log.read_text()[-6000:]
+    try:
+        return lab.kubectl("-n", "podroute-system", "logs", "deployment/podroute-operator", "--tail=50")
+    except LabError as error:
+        return str(error)

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from bgp.values import Family, Neighbour, Observed, Session, SessionState
-from controller.plan.withdrawal import RESTORE_SECONDS, UNKNOWN, Told, after_telling, forgotten_at, still_kept
+from controller.plan.withdrawal import UNKNOWN, Told, after_telling, forgotten_at, still_kept
 
 V4, V6 = Family.IPV4, Family.IPV6
 TOR = Neighbour(
@@ -39,6 +39,11 @@ def told(*neighbours: Neighbour) -> Told:
     return after_telling(Told(), neighbours, observed(), 0.0)
 
 
+def told_before(*neighbours: Neighbour) -> Told:
+    """Told to a speaker before the one that is observed."""
+    return after_telling(Told(), neighbours, Observed(started=STARTED - 50.0), 0.0)
+
+
 def test_a_session_that_is_up_and_has_sent_its_end_of_rib_leaves_nothing_behind() -> None:
     forgotten = forgotten_at(told(TOR), observed(UP))
     assert still_kept(forgotten, 1001.0) == frozenset()
@@ -71,11 +76,27 @@ def test_each_family_waits_for_its_own_sessions() -> None:
     assert still_kept(forgotten_at(told(TOR, six), observed(DOWN, up6)), 2001.0) == {V4}
 
 
-def test_a_session_that_never_came_up_has_told_nothing_unless_the_speaker_remembered_it() -> None:
-    fresh = msgspec.structs.replace(DOWN, restarts=0, since=STARTED + RESTORE_SECONDS + 1)
-    assert still_kept(forgotten_at(told(TOR), observed(fresh)), fresh.since) == frozenset()
-    remembered = msgspec.structs.replace(fresh, since=STARTED + 0.1)
-    assert still_kept(forgotten_at(told(TOR), observed(remembered)), STARTED + 1) == {V4}
+FRESH = msgspec.structs.replace(DOWN, restarts=0, since=STARTED + 0.1)
+
+
+def test_a_session_that_never_came_up_has_told_nothing() -> None:
+    assert still_kept(forgotten_at(told(TOR), observed(FRESH)), FRESH.since) == frozenset()
+    assert after_telling(told(TOR), (), observed(FRESH), FRESH.since) == Told()
+
+
+def test_a_speaker_can_not_say_so_of_a_session_that_another_was_told_before() -> None:
+    forgotten = {V4: FRESH.since + 129.0}
+    for left in (told_before(TOR), after_telling(told_before(TOR), (TOR,), observed(), 0.0)):
+        assert forgotten_at(left, observed(FRESH)) == forgotten
+        assert after_telling(left, (), observed(FRESH), FRESH.since).until == forgotten
+    # However late it was given its sessions: after the node's restart its agent may come minutes after it.
+    late = msgspec.structs.replace(FRESH, since=STARTED + 60.0)
+    assert forgotten_at(told_before(TOR), observed(late)) == {V4: late.since + 129.0}
+
+
+def test_a_session_that_was_told_before_any_speaker_was_heard_counts_as_told_to_another() -> None:
+    left = after_telling(Told(), (TOR,), Observed(), 0.0)
+    assert forgotten_at(left, observed(FRESH)) == {V4: FRESH.since + 129.0}
 
 
 def test_a_session_that_the_speaker_does_not_show_yet_is_not_judged() -> None:
