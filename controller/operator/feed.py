@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import kopf
+
+# What `kopf.operator` takes as `insights`, and keeps what it found in: kopf does not export the type.
+from kopf._cogs.structs.references import Insights
 from lightkube.config.kubeconfig import SingleConfig
 
 from controller.api.objects import Resource
@@ -60,6 +63,13 @@ class Listener:
     on_event: Callable[[WatchEvent], None]
     on_relist: Callable[[type[Resource]], None]
     on_failure: Callable[[], None]
+
+
+class KindsMissing(Exception):
+    """kopf found some kinds nowhere in the API server's discovery, and would watch the others alone until it is started again.
+
+    A server that has just begun to serve a kind need not list it yet, and of several each has a list of its own.
+    """
 
 
 class Feed:
@@ -122,6 +132,26 @@ class Feed:
         self._end = (loop, end := asyncio.Event())
         if self._round.is_set():
             return
+        insights = Insights()
+        looking = asyncio.create_task(self._find_missing(insights, end))
+        try:
+            await self._run_kopf(insights, end)
+        finally:
+            looking.cancel()
+        if looking.done() and not looking.cancelled() and (missing := looking.result()):
+            raise KindsMissing(f"the API server does not list {', '.join(missing)}")
+
+    async def _find_missing(self, insights: Insights, end: asyncio.Event) -> list[str]:
+        """Names of kinds that kopf does not watch, once it has looked; ends kopf if there are any."""
+        await insights.ready_resources.wait()
+        found = {(each.group, each.plural) for each in insights.watched_resources}
+        wanted = [collection_of(kind) for kind in self._kinds]
+        missing = [f"{each.plural}.{each.group}" for each in wanted if (each.group, each.plural) not in found]
+        if missing:
+            end.set()
+        return missing
+
+    async def _run_kopf(self, insights: Insights, end: asyncio.Event) -> None:
         await kopf.operator(
             registry=self._registry(),
             settings=_settings(),
@@ -129,6 +159,7 @@ class Feed:
             standalone=True,
             # Without one kopf looks for the user's name, and a container's user needs none: that would be the end of every round.
             identity=self._identity,
+            insights=insights,
             stop_flag=end,
         )
 

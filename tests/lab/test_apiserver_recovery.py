@@ -8,6 +8,10 @@ from apiserver_world import REPOSITORY, World, wait_for
 from echo_agents import EchoAgents
 from test_apiserver_operator import POOL4, Start, add_nodes, agents, blocks_of, condition, node, settled, start
 
+from controller.api import IPPool, IPReservation
+from controller.kube.client import connect
+from controller.operator.feed import Feed, Listener
+
 __all__ = ["agents", "start"]
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
@@ -105,3 +109,31 @@ def test_an_object_that_older_rules_let_through_says_so_and_stops_no_other(
     finally:
         world.kubectl("delete", "ippool", "bad", "--ignore-not-found")
         world.kubectl("apply", "-f", str(path))
+
+
+def test_a_kind_that_the_server_lists_late_is_watched_all_the_same(world: World) -> None:
+    path = str(REPOSITORY / "manifests" / "crds" / "podroute.dev_ipreservations.yaml")
+    reservation = {**POOL4, "kind": "IPReservation", "metadata": {"name": "late"}, "spec": {"cidrs": ["10.244.0.0/30"]}}
+    heard: list[str] = []
+    failures: list[None] = []
+    listener = Listener(
+        on_event=lambda event: heard.append(event.raw["metadata"]["name"]),
+        on_relist=lambda _: None,
+        on_failure=lambda: failures.append(None),
+    )
+    world.kubectl("delete", "-f", path)
+    feed = Feed(connect(str(world.kubeconfig)).config, (IPPool, IPReservation), listener, "me")
+    feed.start()
+    try:
+        wait_for(lambda: failures, "the watches say that a kind is missing")
+        world.kubectl("apply", "-f", path)
+        text = yaml.safe_dump(reservation)
+        wait_for(lambda: world.attempt("apply", "-f", "-", text=text).returncode == 0, "objects of the kind are taken")
+        wait_for(lambda: "late" in heard, "an event of the kind")
+        so_far = len(failures)
+        world.apply(POOL4)
+        wait_for(lambda: "v4" in heard, "an event of the other kind")
+        assert len(failures) == so_far, "all kinds are watched now"
+    finally:
+        feed.stop(10)
+        world.kubectl("apply", "-f", path)
