@@ -267,7 +267,8 @@ class Reconciler:
     def _remember(self, plan: NodePlan) -> None:
         """What outlives this process: the blocks held, those given back, and the sessions, before the speaker is told."""
         state = self._state
-        told = after_telling(state.snapshot.told, plan.desired.neighbours, state.observed, state.clock())
+        neighbours, has_blocks = plan.desired.neighbours, bool(plan.blocks)
+        told = after_telling(state.snapshot.told, neighbours, state.observed, state.clock(), has_blocks=has_blocks)
         returns = returns_after(state.snapshot, plan, state.clock())
         retired = plan.retirement is Reason.RETIRED
         snapshot = msgspec.structs.replace(

@@ -17,8 +17,8 @@ UNKNOWN = float("inf")
 class Keeping(msgspec.Struct, frozen=True):
     """What a session's peer keeps when the session falls: routes of which families, and for how many seconds at most.
 
-    `speaker` is the run of the speaker (`Observed.started`) that the session was first told to. Only that one can tell that the
-    session never came up, and so has told nothing: a later run knows nothing of what its predecessor had announced.
+    `speaker` is the run of the speaker (`Observed.started`) that the session was first told to, 0 if an earlier one may have had
+    it: a later run knows nothing of what its predecessor announced.
     """
 
     families: tuple[Family, ...]
@@ -36,21 +36,24 @@ class Told(msgspec.Struct, frozen=True, omit_defaults=True):
     until: dict[Family, float] = {}
 
 
-def after_telling(told: Told, neighbours: Iterable[Neighbour], observed: Observed, now: float) -> Told:
-    """What is remembered when the speaker is told to keep sessions with `neighbours` and no others."""
-    sessions = {each.name: _keeping(each, told.sessions.get(each.name), observed.started) for each in neighbours}
+def after_telling(
+    told: Told, neighbours: Iterable[Neighbour], observed: Observed, now: float, *, has_blocks: bool
+) -> Told:
+    """What is remembered when the speaker is told to keep sessions with `neighbours` and no others.
+
+    `has_blocks` says whether the node has blocks: it may have announced them before it booted, and remembers nothing of that.
+    """
+    speaker = 0.0 if has_blocks else observed.started
+    sessions = {each.name: _keeping(each, told.sessions.get(each.name), speaker) for each in neighbours}
     known = {session.name: session for session in observed.sessions}
     until = {family: at for family, at in told.until.items() if at > now}
     for name, keeping in told.sessions.items():
+        session = known.get(name)
         # One that is up is withdrawn from before it ends: until then the speaker shows what it has sent.
-        if name in sessions or _is_up(known.get(name)):
+        if name in sessions or _is_up(session):
             continue
         for family in keeping.families:
-            at = (
-                _forgotten_by(known[name], family, keeping, observed.started)
-                if name in known
-                else now + keeping.seconds
-            )
+            at = _forgotten_by(session, family, keeping, observed.started) if session else now + keeping.seconds
             until[family] = max(until.get(family, 0.0), at)
     return Told(sessions, {family: at for family, at in until.items() if at > now})
 
@@ -77,13 +80,15 @@ def _forgotten_by(session: Session | None, family: Family, keeping: Keeping, sta
     if _is_up(session):
         is_told = family not in session.families or family in session.end_of_rib_sent
         return 0.0 if is_told else UNKNOWN
-    was_never_up = not session.restarts and 0.0 < keeping.speaker == started
-    return 0.0 if was_never_up else session.since + keeping.seconds
+    if session.restarts:
+        return session.since + keeping.seconds
+    # Never up in this run of the speaker: what the peer may keep was told by one that ended before this one began.
+    return 0.0 if 0.0 < keeping.speaker == started else started + keeping.seconds
 
 
-def _keeping(neighbour: Neighbour, before: Keeping | None, started: float) -> Keeping:
-    speaker = started if before is None else before.speaker
-    return Keeping(neighbour.families, float(neighbour.hold_time + neighbour.graceful_restart), speaker)
+def _keeping(neighbour: Neighbour, before: Keeping | None, speaker: float) -> Keeping:
+    seconds = float(neighbour.hold_time + neighbour.graceful_restart)
+    return Keeping(neighbour.families, seconds, speaker if before is None else before.speaker)
 
 
 def _is_up(session: Session | None) -> bool:

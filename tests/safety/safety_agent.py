@@ -111,7 +111,9 @@ class Agent:
         self._keep(
             held=plan.blocks,
             returns=returns_after(self.snapshot, plan, now),
-            told=after_telling(self.snapshot.told, plan.desired.neighbours, Observed(), now),
+            told=after_telling(
+                self.snapshot.told, plan.desired.neighbours, Observed(), now, has_blocks=bool(plan.blocks)
+            ),
         )
         self.plan = plan
 

@@ -36,12 +36,17 @@ def observed(*sessions: Session) -> Observed:
 
 
 def told(*neighbours: Neighbour) -> Told:
-    return after_telling(Told(), neighbours, observed(), 0.0)
+    return after_telling(Told(), neighbours, observed(), 0.0, has_blocks=False)
 
 
 def told_before(*neighbours: Neighbour) -> Told:
     """Told to a speaker before the one that is observed."""
-    return after_telling(Told(), neighbours, Observed(started=STARTED - 50.0), 0.0)
+    return after_telling(Told(), neighbours, Observed(started=STARTED - 50.0), 0.0, has_blocks=False)
+
+
+def then_told(before: Told, *neighbours: Neighbour, heard: Observed, now: float) -> Told:
+    """Told anew by a node that has blocks."""
+    return after_telling(before, neighbours, heard, now, has_blocks=True)
 
 
 def test_a_session_that_is_up_and_has_sent_its_end_of_rib_leaves_nothing_behind() -> None:
@@ -81,22 +86,28 @@ FRESH = msgspec.structs.replace(DOWN, restarts=0, since=STARTED + 0.1)
 
 def test_a_session_that_never_came_up_has_told_nothing() -> None:
     assert still_kept(forgotten_at(told(TOR), observed(FRESH)), FRESH.since) == frozenset()
-    assert after_telling(told(TOR), (), observed(FRESH), FRESH.since) == Told()
+    assert then_told(told(TOR), heard=observed(FRESH), now=FRESH.since) == Told()
 
 
-def test_a_speaker_can_not_say_so_of_a_session_that_another_was_told_before() -> None:
-    forgotten = {V4: FRESH.since + 129.0}
-    for left in (told_before(TOR), after_telling(told_before(TOR), (TOR,), observed(), 0.0)):
+def test_what_an_earlier_speaker_told_is_forgotten_some_time_after_the_present_one_began() -> None:
+    forgotten = {V4: STARTED + 129.0}
+    before = told_before(TOR)
+    for left in (before, then_told(before, TOR, heard=observed(), now=0.0)):
         assert forgotten_at(left, observed(FRESH)) == forgotten
-        assert after_telling(left, (), observed(FRESH), FRESH.since).until == forgotten
-    # However late it was given its sessions: after the node's restart its agent may come minutes after it.
+        assert then_told(left, heard=observed(FRESH), now=FRESH.since).until == forgotten
+    # However late it was given its sessions.
     late = msgspec.structs.replace(FRESH, since=STARTED + 60.0)
-    assert forgotten_at(told_before(TOR), observed(late)) == {V4: late.since + 129.0}
+    assert forgotten_at(before, observed(late)) == forgotten
+
+
+def test_a_node_that_has_blocks_may_have_announced_them_before_it_booted() -> None:
+    rebooted = then_told(Told(), TOR, heard=observed(), now=STARTED)
+    assert forgotten_at(rebooted, observed(FRESH)) == {V4: STARTED + 129.0}
 
 
 def test_a_session_that_was_told_before_any_speaker_was_heard_counts_as_told_to_another() -> None:
-    left = after_telling(Told(), (TOR,), Observed(), 0.0)
-    assert forgotten_at(left, observed(FRESH)) == {V4: FRESH.since + 129.0}
+    left = after_telling(Told(), (TOR,), Observed(), 0.0, has_blocks=False)
+    assert forgotten_at(left, observed(FRESH)) == {V4: STARTED + 129.0}
 
 
 def test_a_session_that_the_speaker_does_not_show_yet_is_not_judged() -> None:
@@ -104,18 +115,18 @@ def test_a_session_that_the_speaker_does_not_show_yet_is_not_judged() -> None:
 
 
 def test_a_session_that_is_dropped_while_it_is_down_is_remembered_until_its_peer_has_forgotten() -> None:
-    left = after_telling(told(TOR), (), observed(DOWN), 2010.0)
+    left = then_told(told(TOR), heard=observed(DOWN), now=2010.0)
     assert left.sessions == {}
     assert forgotten_at(left, observed()) == {V4: 2129.0}
     # However often the speaker is told anew meanwhile, and no longer than that.
-    again = after_telling(left, (), observed(), 2020.0)
+    again = then_told(left, heard=observed(), now=2020.0)
     assert again == left
-    assert after_telling(again, (), observed(), 2130.0) == Told()
+    assert then_told(again, heard=observed(), now=2130.0) == Told()
 
 
 def test_a_session_that_is_dropped_while_it_is_up_is_withdrawn_from_first() -> None:
-    assert after_telling(told(TOR), (), observed(UP), 2010.0) == Told()
+    assert then_told(told(TOR), heard=observed(UP), now=2010.0) == Told()
 
 
 def test_a_session_that_is_dropped_before_the_speaker_was_heard_counts_as_fallen_now() -> None:
-    assert after_telling(told(TOR), (), observed(), 2010.0).until == {V4: 2139.0}
+    assert then_told(told(TOR), heard=observed(), now=2010.0).until == {V4: 2139.0}
