@@ -2,6 +2,7 @@
 
 import ipaddress
 from collections import defaultdict
+from collections.abc import Iterable
 
 from safety_agent import Agent
 from safety_world import DELETED_GRACE, MOST_PODS, NODES, World
@@ -9,6 +10,7 @@ from safety_world import DELETED_GRACE, MOST_PODS, NODES, World
 from controller.agent.ledger import Key
 from controller.api import IPBlock, IPPool, NodeNetwork
 from controller.api.kubernetes import Node
+from controller.api.nodenetwork import BlockClaim, BlockGrant
 from controller.api.objects import Address, Network, Resource
 
 
@@ -38,10 +40,23 @@ def _check_addresses(world: World) -> None:
 
 def _check_announced(world: World) -> None:
     for agent in _counted(world):
-        networks = [ipaddress.ip_network(block.cidr) for block in agent.plan.blocks] if agent.plan else []
-        for address in (a for addresses in agent.machine.pods.values() for a in addresses):
-            is_inside = any(address in network for network in networks)
-            assert is_inside or agent.plan is None, f"{address} of {agent.name} is in no block that it announces"
+        if agent.plan is None:
+            continue
+        outside = [a for a in _addresses(agent) if not _is_inside(a, agent.plan.blocks)]
+        if not outside:
+            agent.machine.has_given_up = False
+        if agent.machine.has_given_up:
+            # Its object is back, and the operator has not granted yet what its pods have addresses of.
+            outside = [address for address in outside if not _is_inside(address, agent.plan.claims)]
+        assert not outside, f"{outside[0]} of {agent.name} is in no block that it announces"
+
+
+def _addresses(agent: Agent) -> list[Address]:
+    return [address for addresses in agent.machine.pods.values() for address in addresses]
+
+
+def _is_inside(address: Address, blocks: Iterable[BlockGrant | BlockClaim]) -> bool:
+    return any(address in ipaddress.ip_network(block.cidr) for block in blocks)
 
 
 def _check_blocks(world: World) -> None:
