@@ -5,6 +5,8 @@ Called by `bgp.speaker.server`.
 
 from collections.abc import Iterator
 
+import msgspec
+
 from bgp.reasons import ProblemReason, SessionReason
 from bgp.speaker.state import SpeakerState
 from bgp.values import Detail, Family, Neighbour, Observed, Path, Problem, Sent, Session, SessionState
@@ -24,7 +26,10 @@ def head_of(state: SpeakerState) -> Observed:
         if held_back is None or record.established:
             sessions.append(record.view())
         else:
-            sessions.append(_refused(record.neighbour, *held_back, record.since))
+            # It may have been up before: what it remembers of that stays.
+            reason, message = held_back
+            view = record.view()
+            sessions.append(msgspec.structs.replace(view, state=SessionState.REFUSED, reason=reason, message=message))
     for refusal in state.wanted.checked.refusals:
         if not refusal.kept:
             sessions.append(_refused(refusal.neighbour, refusal.reason, refusal.message, state.wanted.since))

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 # Seconds before kopf is started again after it ended with an error.
 RESTART_SECONDS = 2.0
+# Seconds before it looks again for kinds that were missing, at first and at most: the others are watched meanwhile.
+FIRST_PATIENCE_SECONDS, LONGEST_PATIENCE_SECONDS = 2.0, 60.0
 # kopf hands a list on object by object: it has ended once none came for this long.
 QUIET_SECONDS = 0.3
 
@@ -65,13 +67,6 @@ class Listener:
     on_failure: Callable[[], None]
 
 
-class KindsMissing(Exception):
-    """kopf found some kinds nowhere in the API server's discovery, and would watch the others alone until it is started again.
-
-    A server that has just begun to serve a kind need not list it yet, and of several each has a list of its own.
-    """
-
-
 class Feed:
     """Delivers every event of `kinds` from a thread of its own. `identity` is this process's name."""
 
@@ -81,6 +76,7 @@ class Feed:
         self._config = config
         self._kinds = tuple(kinds)
         self._listener = listener
+        self._patience = FIRST_PATIENCE_SECONDS
         # kopf does not export its type of names.
         self._identity: Any = identity
         self._stop = threading.Event()
@@ -133,23 +129,29 @@ class Feed:
         if self._round.is_set():
             return
         insights = Insights()
-        looking = asyncio.create_task(self._find_missing(insights, end))
+        looking = asyncio.create_task(self._look_for_all_kinds(insights, end))
         try:
             await self._run_kopf(insights, end)
         finally:
             looking.cancel()
-        if looking.done() and not looking.cancelled() and (missing := looking.result()):
-            raise KindsMissing(f"the API server does not list {', '.join(missing)}")
 
-    async def _find_missing(self, insights: Insights, end: asyncio.Event) -> list[str]:
-        """Names of kinds that kopf does not watch, once it has looked; ends kopf if there are any."""
+    async def _look_for_all_kinds(self, insights: Insights, end: asyncio.Event) -> None:
+        """Ends kopf, after a while, if it did not find every kind: it would watch the others alone for ever.
+
+        A server that has just begun to serve a kind need not list it yet, and of several each has a list of its own.
+        """
         await insights.ready_resources.wait()
         found = {(each.group, each.plural) for each in insights.watched_resources}
         wanted = [collection_of(kind) for kind in self._kinds]
         missing = [f"{each.plural}.{each.group}" for each in wanted if (each.group, each.plural) not in found]
-        if missing:
-            end.set()
-        return missing
+        if not missing:
+            self._patience = FIRST_PATIENCE_SECONDS
+            return
+        patience, self._patience = self._patience, min(2 * self._patience, LONGEST_PATIENCE_SECONDS)
+        log.error("the API server does not list %s: looked for again in %g s", ", ".join(missing), patience)
+        self._listener.on_failure()
+        await asyncio.sleep(patience)
+        end.set()
 
     async def _run_kopf(self, insights: Insights, end: asyncio.Event) -> None:
         await kopf.operator(

@@ -226,7 +226,7 @@ class Operator:
         await self._reconciler.run()
 
     async def _await_kinds(self) -> None:
-        """Waits until the server serves every kind: kopf looks for them once, when it starts."""
+        """Waits until the server serves every kind: what is missing when kopf looks is watched later."""
         said = ""
         while True:
             try:

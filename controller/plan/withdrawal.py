@@ -17,8 +17,9 @@ UNKNOWN = float("inf")
 class Keeping(msgspec.Struct, frozen=True):
     """What a session's peer keeps when the session falls: routes of which families, and for how many seconds at most.
 
-    `speaker` is the run of the speaker (`Observed.started`) that the session was first told to, 0 if an earlier one may have had
-    it: a later run knows nothing of what its predecessor announced.
+    The longest that was ever asked for: the peer goes by what it heard when the session came up. `speaker` is the run of the
+    speaker (`Observed.started`) that the session was first told to, 0 if an earlier one may have had it: a later run knows nothing
+    of what its predecessor announced.
     """
 
     families: tuple[Family, ...]
@@ -53,7 +54,11 @@ def after_telling(
         if name in sessions or _is_up(session):
             continue
         for family in keeping.families:
-            at = _forgotten_by(session, family, keeping, observed.started) if session else now + keeping.seconds
+            if session is None:
+                # A speaker that knows it not, and was the first to be told, never had it up.
+                at = 0.0 if _is_new(keeping, observed.started) else now + keeping.seconds
+            else:
+                at = _forgotten_by(session, family, keeping, observed.started)
             until[family] = max(until.get(family, 0.0), at)
     return Told(sessions, {family: at for family, at in until.items() if at > now})
 
@@ -66,6 +71,8 @@ def forgotten_at(told: Told, observed: Observed) -> dict[Family, float]:
         for family in keeping.families:
             at = _forgotten_by(known.get(name), family, keeping, observed.started)
             forgotten[family] = max(forgotten.get(family, 0.0), at)
+    if any(_fell_before_it_was_told(session) for session in observed.sessions):
+        return dict.fromkeys(Family, UNKNOWN)
     return forgotten
 
 
@@ -83,12 +90,24 @@ def _forgotten_by(session: Session | None, family: Family, keeping: Keeping, sta
     if session.restarts:
         return session.since + keeping.seconds
     # Never up in this run of the speaker: what the peer may keep was told by one that ended before this one began.
-    return 0.0 if 0.0 < keeping.speaker == started else started + keeping.seconds
+    return 0.0 if _is_new(keeping, started) else started + keeping.seconds
+
+
+def _is_new(keeping: Keeping, started: float) -> bool:
+    """Whether no other run of the speaker can have had the session up."""
+    return 0.0 < keeping.speaker == started
+
+
+def _fell_before_it_was_told(session: Session) -> bool:
+    """Whether it was dropped while it was up, and fell then: the speaker shows it until its peer must have forgotten."""
+    return session.state is SessionState.REMOVING and session.restarts > 0 and not session.families
 
 
 def _keeping(neighbour: Neighbour, before: Keeping | None, speaker: float) -> Keeping:
     seconds = float(neighbour.hold_time + neighbour.graceful_restart)
-    return Keeping(neighbour.families, seconds, speaker if before is None else before.speaker)
+    if before is None:
+        return Keeping(neighbour.families, seconds, speaker)
+    return Keeping(neighbour.families, max(seconds, before.seconds), before.speaker)
 
 
 def _is_up(session: Session | None) -> bool:

@@ -106,7 +106,7 @@ def operator_said(lab: Lab) -> str:
     """The operator's last lines, whether it runs as a process or in a pod."""
     log = lab.log("cp", "operator")
     if log.exists():
-        return log.read_text()[-6000:]
+        return log.read_text(errors="replace")[-6000:]
     try:
         return lab.kubectl("-n", "podroute-system", "logs", "deployment/podroute-operator", "--tail=50")
     except LabError as error:

@@ -121,10 +121,10 @@ def test_a_kind_that_the_server_lists_late_is_watched_all_the_same(world: World)
         on_relist=lambda _: None,
         on_failure=lambda: failures.append(None),
     )
-    world.kubectl("delete", "-f", path)
     feed = Feed(connect(str(world.kubeconfig)).config, (IPPool, IPReservation), listener, "me")
-    feed.start()
     try:
+        world.kubectl("delete", "-f", path)
+        feed.start()
         wait_for(lambda: failures, "the watches say that a kind is missing")
         world.kubectl("apply", "-f", path)
         text = yaml.safe_dump(reservation)
@@ -136,4 +136,4 @@ def test_a_kind_that_the_server_lists_late_is_watched_all_the_same(world: World)
         assert len(failures) == so_far, "all kinds are watched now"
     finally:
         feed.stop(10)
-        world.kubectl("apply", "-f", path)
+        world.install_crds()

@@ -33,8 +33,8 @@ NONE = Surroundings()
 class Machine:
     """What outlives the agent. `pods` are veths with an alias, `doomed` are those of pods that are gone, until their removal.
 
-    `words` counts the statuses that were sent, `heard_word` is the last of them that the server took. `has_given_up` says that it
-    gave its blocks up, its NodeNetwork being away for the whole grace, and has had none for its pods since.
+    `words` counts the statuses that were sent, `heard_word` is the last of them that the server took. `given_up` are addresses
+    of pods whose blocks it gave up, its NodeNetwork being away for the whole grace, and has had none for since.
     """
 
     pods: dict[Key, tuple[Address, ...]] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class Machine:
     used: set[Address] = field(default_factory=set)
     words: int = 0
     heard_word: int = 0
-    has_given_up: bool = False
+    given_up: set[Address] = field(default_factory=set)
 
 
 class Agent:
@@ -118,7 +118,8 @@ class Agent:
             ),
         )
         self.plan = plan
-        self.machine.has_given_up |= self.is_given_up(now)
+        if self.is_given_up(now):
+            self.machine.given_up.update(a for of_pod in self.machine.pods.values() for a in of_pod)
 
     def report(self) -> Callable[[], Any] | None:
         """Remembers what it is about to say; gives the write."""

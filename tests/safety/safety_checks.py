@@ -42,17 +42,13 @@ def _check_announced(world: World) -> None:
     for agent in _counted(world):
         if agent.plan is None:
             continue
-        outside = [a for a in _addresses(agent) if not _is_inside(a, agent.plan.blocks)]
-        if not outside:
-            agent.machine.has_given_up = False
-        if agent.machine.has_given_up:
-            # Its object is back, and the operator has not granted yet what its pods have addresses of.
-            outside = [address for address in outside if not _is_inside(address, agent.plan.claims)]
-        assert not outside, f"{outside[0]} of {agent.name} is in no block that it announces"
-
-
-def _addresses(agent: Agent) -> list[Address]:
-    return [address for addresses in agent.machine.pods.values() for address in addresses]
+        addresses = [address for of_pod in agent.machine.pods.values() for address in of_pod]
+        outside = [address for address in addresses if not _is_inside(address, agent.plan.blocks)]
+        agent.machine.given_up.intersection_update(outside)
+        for address in outside:
+            # Its object may be back, and the operator not have granted yet what its pods have addresses of.
+            is_claimed = address in agent.machine.given_up and _is_inside(address, agent.plan.claims)
+            assert is_claimed, f"{address} of {agent.name} is in no block that it announces"
 
 
 def _is_inside(address: Address, blocks: Iterable[BlockGrant | BlockClaim]) -> bool:

@@ -23,7 +23,7 @@ from controller.agent.speaker import Speaking
 from controller.agent.state import State
 from controller.api.clusternetwork import ClusterNetwork, ClusterNetworkSpec
 from controller.api.ipblock import NodeReference
-from controller.api.nodenetwork import BlockGrant, NodeNetwork, NodeNetworkSpec
+from controller.api.nodenetwork import BlockGrant, NodeNetwork, NodeNetworkSpec, SessionSpec
 from controller.api.objects import Metadata
 from controller.api.reasons import Reason
 from controller.kernel.netlink import KernelError
@@ -256,6 +256,21 @@ def test_sessions_that_the_speaker_is_to_drop_are_remembered_in_the_file_before_
     monkeypatch.setattr(Speaking, "want", lambda *_: remembered.append(site.state.folder.load_snapshot().told))
     site.one_pass()
     assert remembered == [Told(until={Family.IPV4: 229.0})]
+
+
+@pytest.mark.parametrize(("blocks", "speaker"), [((), 50.0), ((BLOCK,), 0.0)])
+def test_a_session_is_known_for_new_only_if_the_node_had_no_block_when_the_speaker_was_told(
+    site: Site, blocks: tuple[BlockGrant, ...], speaker: float
+) -> None:
+    node = site.state.snapshot.node
+    assert node is not None
+    session = SessionSpec(peer="tor", address="10.0.0.1", asn=65001, local_asn=64512, local_address="10.0.0.2")
+    spec = msgspec.structs.replace(node.spec, sessions=(session,), blocks=blocks, router_id="10.0.0.2")
+    site.state.snapshot = msgspec.structs.replace(site.state.snapshot, node=msgspec.structs.replace(node, spec=spec))
+    site.state.observed = Observed(started=50.0)
+    site.one_pass()
+    (keeping,) = site.state.snapshot.told.sessions.values()
+    assert keeping.speaker == speaker
 
 
 def retire(site: Site, name: str = "one") -> None:

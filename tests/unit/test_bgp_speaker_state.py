@@ -357,6 +357,17 @@ def test_a_missing_local_address_holds_a_neighbour_back_unless_its_session_stand
     assert tor(state).state is SessionState.ESTABLISHED
 
 
+def test_a_session_that_was_up_and_lost_its_local_address_still_says_that_it_was_up():
+    state = asked()
+    up(state)
+    state.wanted.missing_addresses = frozenset([TOR.local_address])
+    down(state, now=5.0)
+    refused = tor(state)
+    assert (refused.state, refused.restarts, refused.since) == (SessionState.REFUSED, 1, 5.0)
+    assert refused.reason is SessionReason.LOCAL_ADDRESS_MISSING
+    assert refused.last_reason is SessionReason.CONNECTION_CLOSED
+
+
 def test_a_new_local_address_that_the_node_lacks_leaves_the_running_session_as_it_is():
     state = asked()
     up(state)

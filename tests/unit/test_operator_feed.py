@@ -9,6 +9,8 @@ from typing import Any
 
 import kopf
 import pytest
+from kopf._cogs.structs.references import Insights
+from kopf._cogs.structs.references import Resource as KopfResource
 from lightkube.config.kubeconfig import KubeConfig
 
 from controller.api import IPBlock, IPPool
@@ -122,6 +124,33 @@ def test_watches_that_all_fail_are_counted_and_begun_again(monkeypatch: pytest.M
         feed.stop(10)
 
 
+def test_kopf_is_begun_again_until_it_finds_every_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds, complete = 0, threading.Event()
+    failures: list[None] = []
+
+    async def operator(*, insights: Insights, stop_flag: asyncio.Event, **_: Any) -> None:
+        nonlocal rounds
+        rounds += 1
+        insights.watched_resources.add(FOUND[IPPool])
+        if rounds == 3:
+            insights.watched_resources.add(FOUND[IPBlock])
+            complete.set()
+        insights.ready_resources.set()
+        await stop_flag.wait()
+
+    monkeypatch.setattr(kopf, "operator", operator)
+    for name in ("RESTART_SECONDS", "FIRST_PATIENCE_SECONDS"):
+        monkeypatch.setattr(f"controller.operator.feed.{name}", 0.01)
+    feed = feed_of(IPPool, IPBlock, on_failure=lambda: failures.append(None))
+    feed.start()
+    try:
+        assert complete.wait(10), f"{rounds} rounds"
+    finally:
+        feed.stop(10)
+    assert (rounds, len(failures)) == (3, 2)
+
+
+FOUND = {kind: KopfResource("podroute.dev", "v1alpha1", kind.PLURAL) for kind in (IPPool, IPBlock)}
 CONFIG = {
     "clusters": [{"name": "c", "cluster": {"server": "https://10.0.0.1"}}],
     "users": [{"name": "u", "user": {"token": "t"}}],

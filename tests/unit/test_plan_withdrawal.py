@@ -87,12 +87,16 @@ FRESH = msgspec.structs.replace(DOWN, restarts=0, since=STARTED + 0.1)
 def test_a_session_that_never_came_up_has_told_nothing() -> None:
     assert still_kept(forgotten_at(told(TOR), observed(FRESH)), FRESH.since) == frozenset()
     assert then_told(told(TOR), heard=observed(FRESH), now=FRESH.since) == Told()
+    # Nor once the node has got blocks.
+    granted = then_told(told(TOR), TOR, heard=observed(FRESH), now=FRESH.since)
+    assert still_kept(forgotten_at(granted, observed(FRESH)), FRESH.since) == frozenset()
 
 
 def test_what_an_earlier_speaker_told_is_forgotten_some_time_after_the_present_one_began() -> None:
     forgotten = {V4: STARTED + 129.0}
     before = told_before(TOR)
-    for left in (before, then_told(before, TOR, heard=observed(), now=0.0)):
+    again = after_telling(before, (TOR,), observed(), 0.0, has_blocks=False)
+    for left in (before, again, then_told(before, TOR, heard=observed(), now=0.0)):
         assert forgotten_at(left, observed(FRESH)) == forgotten
         assert then_told(left, heard=observed(FRESH), now=FRESH.since).until == forgotten
     # However late it was given its sessions.
@@ -108,6 +112,8 @@ def test_a_node_that_has_blocks_may_have_announced_them_before_it_booted() -> No
 def test_a_session_that_was_told_before_any_speaker_was_heard_counts_as_told_to_another() -> None:
     left = after_telling(Told(), (TOR,), Observed(), 0.0, has_blocks=False)
     assert forgotten_at(left, observed(FRESH)) == {V4: STARTED + 129.0}
+    # While it is not heard, its start is not known, and so no run is that one.
+    assert forgotten_at(left, Observed(sessions=(FRESH,))) == {V4: 129.0}
 
 
 def test_a_session_that_the_speaker_does_not_show_yet_is_not_judged() -> None:
@@ -128,5 +134,27 @@ def test_a_session_that_is_dropped_while_it_is_up_is_withdrawn_from_first() -> N
     assert then_told(told(TOR), heard=observed(UP), now=2010.0) == Told()
 
 
-def test_a_session_that_is_dropped_before_the_speaker_was_heard_counts_as_fallen_now() -> None:
-    assert then_told(told(TOR), heard=observed(), now=2010.0).until == {V4: 2139.0}
+def test_a_session_that_is_dropped_and_not_shown_counts_as_fallen_now_unless_this_speaker_alone_can_have_had_it() -> (
+    None
+):
+    assert then_told(told_before(TOR), heard=observed(), now=2010.0).until == {V4: 2139.0}
+    assert then_told(told(TOR), heard=observed(), now=2010.0) == Told()
+
+
+def test_a_session_that_is_dropped_while_it_is_up_and_falls_then_holds_blocks_as_long_as_it_is_shown() -> None:
+    left = then_told(told(TOR), heard=observed(UP), now=2010.0)
+    going = msgspec.structs.replace(UP, state=SessionState.REMOVING)
+    assert forgotten_at(left, observed(going)) == {}
+    fallen = msgspec.structs.replace(DOWN, state=SessionState.REMOVING)
+    assert forgotten_at(left, observed(fallen)) == {V4: UNKNOWN, V6: UNKNOWN}
+    assert forgotten_at(left, observed()) == {}
+    # One that never was up says nothing by going.
+    assert forgotten_at(left, observed(msgspec.structs.replace(fallen, restarts=0))) == {}
+
+
+def test_a_shorter_restart_time_is_not_the_one_that_the_peer_of_a_lost_session_heard() -> None:
+    shorter = msgspec.structs.replace(TOR, graceful_restart=10)
+    left = then_told(told(TOR), shorter, heard=observed(DOWN), now=2001.0)
+    assert forgotten_at(left, observed(DOWN)) == {V4: 2129.0}
+    longer = msgspec.structs.replace(TOR, graceful_restart=200)
+    assert forgotten_at(then_told(left, longer, heard=observed(DOWN), now=2002.0), observed(DOWN)) == {V4: 2209.0}
