@@ -24,6 +24,8 @@ QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
 def bare_lab() -> Iterator[Lab]:
     """Two nodes in two racks with podroute and nothing to do: what a user has before his first `kubectl apply`."""
     lab = Lab.up(f"q{os.getpid()}", nodes=2, racks=2, bare=True, processes=True)
+    # Its pods would wait for their network, and their addresses rest where no pod of a test has been.
+    lab.kubectl("-n", "kube-system", "scale", "deployment", "coredns", "--replicas=0")
     yield lab
     lab.down()
 
@@ -121,7 +123,6 @@ def scale(lab: Lab, names: list[str]) -> None:
 def test_deleting_the_pools_is_held_by_pods_says_so_and_then_leaves_nothing(bare_lab: Lab) -> None:
     lab = bare_lab
     (node, other) = lab.topology.node_names
-    lab.kubectl("-n", "kube-system", "scale", "deployment", "coredns", "--replicas=0")
     with pods_on(lab, [node], "held") as (pod,):
         lab.kubectl("delete", "ippool", "pods-v4", "pods-v6", "--wait=false")
         # The other node's blocks hold nobody and go at once; those of the pod stay, and stay announced.
