@@ -42,13 +42,15 @@ def _check_announced(world: World) -> None:
     for agent in _counted(world):
         if agent.plan is None:
             continue
-        addresses = [address for of_pod in agent.machine.pods.values() for address in of_pod]
-        outside = [address for address in addresses if not _is_inside(address, agent.plan.blocks)]
+        holders = {address: key for key, of_pod in agent.machine.pods.items() for address in of_pod}
+        outside = [address for address in holders if not _is_inside(address, agent.plan.blocks)]
         agent.machine.given_up.intersection_update(outside)
         for address in outside:
-            # Its object may be back, and the operator not have granted yet what its pods have addresses of.
-            is_claimed = address in agent.machine.given_up and _is_inside(address, agent.plan.claims)
-            assert is_claimed, f"{address} of {agent.name} is in no block that it announces"
+            # Its object may be back, and the operator not have granted yet what its pods, but for those that are gone, have
+            # addresses of.
+            is_waited_for = holders[address] in agent.machine.doomed or _is_inside(address, agent.plan.claims)
+            is_right = address in agent.machine.given_up and is_waited_for
+            assert is_right, f"{address} of {agent.name} is in no block that it announces"
 
 
 def _is_inside(address: Address, blocks: Iterable[BlockGrant | BlockClaim]) -> bool:
