@@ -62,22 +62,29 @@ def reference() -> Iterator[Lab]:
         yield lab
 
 
-def replicas(lab: Lab) -> tuple[int, int]:
-    """Ready ones, and pods that are there at all."""
-    status = lab.get("deployment", "many").get("status", {})
-    listed = lab.kubectl("get", "pods", "-l", "app=many", "--no-headers", "--chunk-size=0", "-o", "name").split()
-    return status.get("readyReplicas", 0), len(listed)
+def asked(lab: Lab, *words: str) -> str:
+    """What `kubectl get` says; a server that starts hundreds of pods on two cores may take minutes for it."""
+    return lab.kubectl("get", *words, seconds=PATIENCE_S)
+
+
+def count_ready(lab: Lab) -> int:
+    return int(asked(lab, "deployment", "many", "-o", "jsonpath={.status.readyReplicas}") or 0)
+
+
+def count_left(lab: Lab) -> int:
+    """Pods that are there at all; as a table, since hundreds of whole objects are a load of their own."""
+    return len(asked(lab, "pods", "-l", "app=many", "--no-headers").splitlines())
 
 
 def round_trip(lab: Lab, count: int) -> tuple[float, float]:
     """Seconds until so many are Ready, and until all are gone; AssertionError if it takes too long."""
     begun = time.monotonic()
     lab.kubectl("scale", "deployment", "many", f"--replicas={count}")
-    eventually(lambda: replicas(lab)[0] == count, PATIENCE_S, lambda: f"{replicas(lab)[0]} of {count} pods are ready")
+    eventually(lambda: count_ready(lab) == count, PATIENCE_S, lambda: f"{count_ready(lab)} of {count} pods are ready")
     ready = time.monotonic() - begun
     begun = time.monotonic()
     lab.kubectl("scale", "deployment", "many", "--replicas=0")
-    eventually(lambda: replicas(lab)[1] == 0, PATIENCE_S, lambda: f"all pods are gone: {replicas(lab)}")
+    eventually(lambda: count_left(lab) == 0, PATIENCE_S, lambda: f"all pods are gone: {count_left(lab)} are not")
     return ready, time.monotonic() - begun
 
 
