@@ -46,8 +46,7 @@ def _check_announced(world: World) -> None:
         outside = [address for address in holders if not _is_inside(address, agent.plan.blocks)]
         agent.machine.given_up.intersection_update(outside)
         for address in outside:
-            # Its object may be back, and the operator not have granted yet what its pods, but for those that are gone, have
-            # addresses of.
+            # Its object may be back, and not list yet what its pods claim; pods that are gone claim nothing.
             is_waited_for = holders[address] in agent.machine.doomed or _is_inside(address, agent.plan.claims)
             is_right = address in agent.machine.given_up and is_waited_for
             assert is_right, f"{address} of {agent.name} is in no block that it announces"

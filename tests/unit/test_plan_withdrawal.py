@@ -134,9 +134,7 @@ def test_a_session_that_is_dropped_while_it_is_up_is_withdrawn_from_first() -> N
     assert then_told(told(TOR), heard=observed(UP), now=2010.0) == Told()
 
 
-def test_a_session_that_is_dropped_and_not_shown_counts_as_fallen_now_unless_this_speaker_alone_can_have_had_it() -> (
-    None
-):
+def test_a_session_that_is_dropped_unseen_counts_as_fallen_now_unless_it_is_new() -> None:
     assert then_told(told_before(TOR), heard=observed(), now=2010.0).until == {V4: 2139.0}
     assert then_told(told(TOR), heard=observed(), now=2010.0) == Told()
 
